@@ -1,0 +1,1 @@
+"""From mp4 files to batches: ingest, encode, mix, read."""

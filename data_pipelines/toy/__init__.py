@@ -1,0 +1,1 @@
+"""Cartoon Talkers: procedural talking characters with real speech."""

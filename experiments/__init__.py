@@ -1,0 +1,1 @@
+"""The experiments: each module here with a get_config() is one."""

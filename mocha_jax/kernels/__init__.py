@@ -1,0 +1,1 @@
+"""Kernels, one folder each: reference, implementations, one door."""

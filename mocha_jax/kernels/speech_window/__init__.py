@@ -1,0 +1,1 @@
+"""Speech-video window attention (MoCha, section 3.2)."""

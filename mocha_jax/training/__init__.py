@@ -1,0 +1,1 @@
+"""The train state, its step, the loop around it, its checkpoints."""
