@@ -1,1 +1,52 @@
-PYTHON ?= python3.11
+# make quickstart   make data, train, sample, score: some minutes on two cores
+# make test         format, lint, types, tests: what continuous integration runs
+# make clean        delete the virtual environment and what tools left behind
+#
+# Both set up .venv first, anew only when setup.cfg or pyproject.toml changed.
+
+# The first Python that is new enough; `make PYTHON=... test` takes another.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+  && echo $$p && break; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+MOCHA := $(BIN)/mocha
+QUICKSTART := --config quickstart
+
+.PHONY: quickstart test clean
+.DELETE_ON_ERROR:
+
+# Each of the four goes on from where it was stopped.
+quickstart: .venv/installed
+	$(MOCHA) data toy $(QUICKSTART)
+	$(MOCHA) data encode $(QUICKSTART)
+	$(MOCHA) train $(QUICKSTART)
+	$(MOCHA) score runs/quickstart
+
+test: .venv/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	JAX_PLATFORMS=cpu $(BIN)/pytest -n 2
+
+.venv/bin/pip:
+	@test -n "$(PYTHON)" || \
+	  { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/it"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) lacks venv: apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: setup.cfg pyproject.toml | .venv/bin/pip
+	@echo "Installing into .venv; this takes a few minutes the first time."
+	$(PIP) install -e '.[data,toy]'
+	@touch $@
+
+# The extra dev holds data and toy.
+.venv/installed-dev: setup.cfg pyproject.toml | .venv/bin/pip
+	@echo "Installing into .venv; this takes a few minutes the first time."
+	$(PIP) install -e '.[dev]'
+	@touch .venv/installed $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -41,7 +42,7 @@ def apply(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
 
 def _require_key(config: ConfigDict, key: str, override: str) -> None:
   """Refuse a key such as data.stages[0].steps that the config lacks."""
-  here = config
+  here: Any = config
   for index, part in re.findall(r"\[(\d+)\]|([^.\[\]]+)", key):
     if index and isinstance(here, tuple):
       if int(index) >= len(here):
