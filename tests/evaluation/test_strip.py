@@ -29,6 +29,6 @@ def test_strip_of_nothing_is_refused():
 def test_png_is_read_back_bit_by_bit(tmp_path):
   image = strip.enlarge(strip.strip([clip(0)], 4), 2)
   strip.write_png(tmp_path / "strip.png", image)
-  with av.open(tmp_path / "strip.png") as file:
+  with av.open(str(tmp_path / "strip.png"), "r") as file:
     frame = next(file.decode(video=0))
   np.testing.assert_array_equal(frame.to_ndarray(format="rgb24"), image)
