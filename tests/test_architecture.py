@@ -30,7 +30,6 @@ LACKING = (
   "grain",
   "librosa",
   "ml_collections",
-  "rich",
   "soundfile",
   "soxr",
   "tensorboardX",
