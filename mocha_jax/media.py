@@ -5,12 +5,9 @@ pictures is the moment at which the first of them appears, and picture k is
 what a viewer sees in the middle of the interval [k, k + 1) / fps.
 """
 
-import contextlib
 import dataclasses
-import math
 import os
 import pathlib
-from collections.abc import Iterator
 from fractions import Fraction
 
 import av
@@ -19,14 +16,10 @@ import soundfile
 import soxr
 from jaxtyping import Float, UInt8
 
+from mocha_jax import decode
+
 Path = str | os.PathLike[str]
 
-# A picture counts as seen in the middle of an interval if it appears no more
-# than this many seconds later: rounded stamps must not decide a tie.
-_TIE = 0.001
-# Frames of sound are laid end to end; only a stamp that is off by more than
-# this many seconds is a real gap or overlap (Matroska rounds to 1 ms).
-_GAP = 0.005
 _AAC_RATES = (7_350, 8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000)
 _AAC_RATES += (44_100, 48_000, 64_000, 88_200, 96_000)
 
@@ -91,21 +84,27 @@ def read_video(
     FileNotFoundError: There is no such file.
     ValueError: It is no video, or broken: cut short, or not decodable.
   """
-  with _opened(path) as container:
+  with decode.opened(path) as container:
     if not container.streams.video:
-      raise ValueError(f"{path}: has no pictures")
-    pictures = _Pictures(container.streams.video[0], fps, size, max_frames)
-    sounds = _Sounds()
-    for packet in _packets(container):
-      for frame in packet.decode():
-        (pictures if packet.stream.type == "video" else sounds).add(frame)
+      raise ValueError("no video: it holds no pictures")
+    stream = container.streams.video[0]
+    pictures = decode.Pictures(stream, fps, size, max_frames)
+    sounds = decode.Sounds()
+    sound_streams = dict.fromkeys(container.streams.audio[:1], sounds)
+    decode.decode(container, {stream: pictures, **sound_streams})
     frames, rate = pictures.finish()
-    sound, sound_rate = sounds.join(pictures.start)
+    found = sounds.finish(pictures.start)
+  if found is None:
+    return Video(frames, rate, None, sample_rate or 1)
+  sound, sound_rate = found
+  if not np.isfinite(sound).all():
+    raise ValueError(
+      f"{path}: broken: its sound has samples that are no number"
+    )
   sample_rate = sample_rate or sound_rate
-  if sound is not None:
-    sound = _resampled(sound, sound_rate, sample_rate)
-    sound = fit(sound, round(len(frames) * sample_rate / rate))
-  return Video(frames, rate, sound, sample_rate)
+  sound = resample(sound, sound_rate, sample_rate)
+  samples = round(len(frames) * sample_rate / rate)
+  return Video(frames, rate, fit(sound, samples), sample_rate)
 
 
 def read_sound(path: Path, sample_rate: int) -> Float[np.ndarray, "A"]:
@@ -121,15 +120,16 @@ def read_sound(path: Path, sample_rate: int) -> Float[np.ndarray, "A"]:
     raise FileNotFoundError(f"{path}: no such file")
   try:
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    _check_wav_length(path)
-    sound = samples.mean(1)
   except soundfile.LibsndfileError:
-    sound, rate = _container_sound(path)
+    sound, rate = _sound_of_video(path)
+  else:
+    sound = samples.mean(1)
+    _check_wav_length(path)
   if not len(sound):
     raise ValueError(f"{path}: holds no sound")
   if not np.isfinite(sound).all():
     raise ValueError(f"{path}: holds samples that are not finite numbers")
-  return _resampled(sound, rate, sample_rate)
+  return resample(sound, rate, sample_rate)
 
 
 def write_video(
@@ -181,187 +181,34 @@ def measure_lag(
   return lag - size if lag >= len(sound) else lag
 
 
-class _Pictures:
-  """Takes decoded pictures in order; keeps what a viewer sees at `fps`."""
-
-  def __init__(self, stream, fps, size, max_frames):
-    self.start = Fraction(0)
-    self._stream, self._fps, self._size = stream, fps, size
-    self._limit = math.inf if max_frames is None else max_frames
-    self._kept: list[np.ndarray] = []
-    self._last: av.VideoFrame | None = None
-    self._seen, self._time = 0, Fraction(0)
-
-  def add(self, frame: av.VideoFrame):
-    time = self._stamp(frame)
-    if self._last is None:
-      self.start = time
-    elif time <= self._time:
-      raise ValueError(
-        f"broken: picture {self._seen} has the time stamp {float(time):.3f} s, "
-        f"not after {float(self._time):.3f} s of the picture before"
-      )
-    elif self._fps is None:
-      self._keep(1)
-    else:
-      elapsed = float(time - self.start) - _TIE
-      self._keep(math.ceil(elapsed * self._fps - 0.5) - len(self._kept))
-    self._last, self._time = frame, time
-    self._seen += 1
-
-  def finish(self) -> tuple[np.ndarray, float]:
-    """Return the pictures and their rate."""
-    if self._last is None:
-      raise ValueError("broken: no picture can be decoded")
-    length = float(self._time - self.start) + self._duration()
-    if self._fps is None:
-      self._keep(1)
-    else:
-      self._keep(round(length * self._fps) - len(self._kept))
-    if not self._kept:
-      raise ValueError(
-        f"too short: {length:.3f} s hold no picture at {self._fps} fps"
-      )
-    return np.stack(self._kept), self._fps or self._seen / length
-
-  def _stamp(self, frame) -> Fraction:
-    if frame.pts is not None:
-      return frame.pts * frame.time_base
-    return self._time + Fraction(self._duration())
-
-  def _duration(self) -> float:
-    frame, rate = self._last, self._stream.average_rate
-    if self._seen > 1:
-      return float(self._time - self.start) / (self._seen - 1)
-    if frame is not None and frame.duration:
-      return float(frame.duration * frame.time_base)
-    return 1 / float(rate or 24)
-
-  def _keep(self, times: int):
-    """Keep the last picture so many times more."""
-    times = min(times, self._limit - len(self._kept))
-    if times > 0:
-      self._kept += [self._pixels(self._last)] * int(times)
-
-  def _pixels(self, frame) -> np.ndarray:
-    turns = round(frame.rotation / 90) % 4
-    height, width = self._size or (None, None)
-    if self._size is None:
-      return np.rot90(frame.to_ndarray(format="rgb24"), turns)
-    if turns % 2:
-      height, width = width, height
-    aspect = self._stream.sample_aspect_ratio or 1
-    shown = float(frame.width * aspect)
-    scale = max(height / frame.height, width / shown)
-    scaled = frame.reformat(
-      max(width, round(shown * scale)),
-      max(height, round(frame.height * scale)),
-      format="rgb24",
-      interpolation="BICUBIC",
-    ).to_ndarray()
-    top = (scaled.shape[0] - height) // 2
-    left = (scaled.shape[1] - width) // 2
-    cut = scaled[top : top + height, left : left + width]
-    return np.ascontiguousarray(np.rot90(cut, turns))
-
-
-class _Sounds:
-  """Takes decoded frames of sound; lays them out by their time stamps."""
-
-  def __init__(self):
-    self._pieces: list[tuple[Fraction | None, np.ndarray]] = []
-    self._rate = 0
-
-  def add(self, frame: av.AudioFrame):
-    if self._rate not in (0, frame.sample_rate):
-      raise ValueError(
-        f"broken: the sound changes from {self._rate} to "
-        f"{frame.sample_rate} samples per second"
-      )
-    self._rate = frame.sample_rate
-    time = None if frame.pts is None else frame.pts * frame.time_base
-    self._pieces.append((time, _mono(frame)))
-
-  def join(self, start: Fraction | None) -> tuple[np.ndarray | None, int]:
-    """Return the sound from the moment `start` on (None: its own), its rate."""
-    if not self._pieces:
-      return None, 0
-    if start is None:
-      start = self._pieces[0][0] or Fraction(0)
-    placed, end = [], 0
-    for time, piece in self._pieces:
-      at = end if time is None else round((time - start) * self._rate)
-      if placed and abs(at - end) <= _GAP * self._rate:
-        at = end
-      placed.append((at, piece))
-      end = at + len(piece)
-    sound = np.zeros(max(0, *(at + len(piece) for at, piece in placed), 0))
-    for at, piece in placed:
-      piece = piece[max(0, -at) :]
-      sound[max(0, at) : max(0, at) + len(piece)] = piece
-    return sound.astype(np.float32), self._rate
-
-
-def _mono(frame: av.AudioFrame) -> np.ndarray:
-  samples = frame.to_ndarray()
-  if not frame.format.is_planar:
-    samples = samples.reshape(-1, frame.layout.nb_channels).T
-  if samples.dtype.kind == "u":
-    return (samples.mean(0) - 128) / 128
-  if samples.dtype.kind == "i":
-    return samples.mean(0) / -float(np.iinfo(samples.dtype).min)
-  return samples.mean(0)
-
-
-def _resampled(sound: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+def resample(
+  sound: Float[np.ndarray, "A"], rate: int, wanted: int
+) -> Float[np.ndarray, "_"]:
+  """Change the samples per second; sample 0 stays the same moment."""
+  sound = sound.astype(np.float32)
   if rate == wanted:
-    return sound.astype(np.float32)
-  return soxr.resample(sound.astype(np.float32), rate, wanted, quality="VHQ")
+    return sound
+  return soxr.resample(sound, rate, wanted, quality="VHQ")
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[av.container.InputContainer]:
-  """Open a file; whatever is wrong with it becomes a ValueError naming it."""
-  if not os.path.isfile(path):
-    raise FileNotFoundError(f"{path}: no such file")
-  try:
-    with av.open(str(path)) as container:
-      yield container
-  except av.error.FFmpegError as error:
-    raise ValueError(f"{path}: broken: {error.strerror}") from error
-  except ValueError as error:
-    raise ValueError(f"{path}: {error}") from error
-
-
-def _packets(container) -> Iterator[av.Packet]:
-  """Yield the packets of the first picture and sound streams."""
-  streams = [*container.streams.video[:1], *container.streams.audio[:1]]
-  for stream in streams:
-    stream.codec_context.options = {"err_detect": "explode"}
-  yield from container.demux(streams)
-
-
-def _container_sound(path: Path) -> tuple[np.ndarray, int]:
-  with _opened(path) as container:
+def _sound_of_video(path: Path) -> tuple[np.ndarray, int]:
+  with decode.opened(path) as container:
     if not container.streams.audio:
-      raise ValueError("holds no sound")
-    sounds = _Sounds()
-    for frame in container.decode(audio=0):
-      sounds.add(frame)
-    sound, rate = sounds.join(None)
-  return np.zeros(0, np.float32) if sound is None else sound, rate
+      raise ValueError("no sound file: it holds no sound")
+    sounds = decode.Sounds()
+    decode.decode(container, {container.streams.audio[0]: sounds})
+    return sounds.finish(None) or (np.zeros(0, np.float32), 1)
 
 
 def _check_wav_length(path: pathlib.Path) -> None:
-  """Refuse a RIFF file that is shorter than its header says."""
+  """Refuse a wav that is shorter than its header says."""
   with path.open("rb") as file:
     header = file.read(8)
-  claimed = int.from_bytes(header[4:8], "little") + 8
-  # Programs that write into a pipe leave the length at its largest.
-  if header[:4] == b"RIFF" and path.stat().st_size < claimed < 0xFFFF_0000:
-    raise ValueError(
-      f"{path}: cut short: {path.stat().st_size} bytes of {claimed}"
-    )
+  claimed, found = int.from_bytes(header[4:], "little") + 8, path.stat().st_size
+  # Some leave out the byte that pads to an even length, and a program that
+  # writes into a pipe claims the largest length there is.
+  if header[:4] == b"RIFF" and found + 1 < claimed < 0x7FFF_0000:
+    raise ValueError(f"{path}: cut short: {found} of {claimed} bytes")
 
 
 def _picture_stream(container, frames, fps):
@@ -385,7 +232,7 @@ def _encode_pictures(container, stream, frames):
 
 def _encode_sound(container, sound, sample_rate):
   if sample_rate not in _AAC_RATES:
-    sound, sample_rate = _resampled(sound, sample_rate, 48_000), 48_000
+    sound, sample_rate = resample(sound, sample_rate, 48_000), 48_000
   stream = container.add_stream("aac", rate=sample_rate, layout="mono")
   stream.bit_rate = 128_000
   samples = np.clip(sound, -1, 1).astype(np.float32)[None]

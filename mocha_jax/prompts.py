@@ -14,6 +14,7 @@
 """
 
 import dataclasses
+import itertools
 import re
 
 _ORDINALS = (
@@ -157,7 +158,7 @@ def _characters(section: str) -> dict[str, str]:
     return {}
   tag_first = not section[: tags[0].start()].strip(" \n*-")
   starts = [0]
-  for last, tag in zip(tags, tags[1:], strict=False):
+  for last, tag in itertools.pairwise(tags):
     between = section[last.end() : tag.start()]
     starts.append(
       tag.start()
