@@ -1,0 +1,62 @@
+"""Flow matching: a straight path from noise to data, and its velocity.
+
+  x_t = (1 - t) eps + t x1        t = 1 is data
+  loss = |model(x_t, t, condition) - (x1 - eps)|^2
+
+with t ~ sigmoid(normal(0, 1)), moved towards noise by t' = t / (t + s (1 - t)).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Model = Callable[[Array, Array, Any], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowConfig:
+  """shift: s above 0; 1 leaves t alone, more than 1 favours noise."""
+
+  shift: float
+
+  def __post_init__(self):
+    if self.shift <= 0:
+      raise ValueError(f"shift={self.shift}: must be above 0")
+
+
+def shift_time(t: Float[Array, "*B"], shift: float) -> Float[Array, "*B"]:
+  """Return t / (t + shift (1 - t))."""
+  return t / (t + shift * (1 - t))
+
+
+def sample_time(key: jax.Array, batch: int, shift: float) -> Float[Array, "B"]:
+  """Draw a flow time for each clip."""
+  return shift_time(jax.nn.sigmoid(jax.random.normal(key, (batch,))), shift)
+
+
+def interpolate(
+  x1: Float[Array, "B *X"], eps: Float[Array, "B *X"], t: Float[Array, "B"]
+) -> Float[Array, "B *X"]:
+  """Return x_t."""
+  t = t.reshape(-1, *[1] * (x1.ndim - 1))
+  return (1 - t) * eps + t * x1
+
+
+def loss(
+  model: Model,
+  x1: Float[Array, "B f h w c"],
+  condition: Any,
+  key: jax.Array,
+  config: FlowConfig,
+) -> Float[Array, ""]:
+  """Return the mean squared error of the predicted velocity."""
+  time_key, noise_key = jax.random.split(key)
+  x1 = x1.astype(jnp.float32)
+  t = sample_time(time_key, x1.shape[0], config.shift)
+  eps = jax.random.normal(noise_key, x1.shape)
+  velocity = model(interpolate(x1, eps, t), t, condition)
+  return jnp.mean(jnp.square(velocity.astype(jnp.float32) - (x1 - eps)))

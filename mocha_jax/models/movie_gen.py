@@ -1,0 +1,264 @@
+"""The backbone: a diffusion transformer over video latents (Movie Gen, MoCha).
+
+Every layer adds the positions of its tokens, then
+
+  x += gate * self_attention(modulate(norm(x)))
+  x += text_attention(norm(x), text)
+  x += speech_attention(norm(x), speech)
+  x += gate * swiglu(modulate(norm(x)))
+
+with shift, scale and gate from the flow time t: one projection shared by all
+layers plus a table of each layer's own. The output is the velocity x1 - eps.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from mocha_jax import sharding
+from mocha_jax.batch import Condition
+from mocha_jax.kernels.speech_window.geometry import Geometry
+from mocha_jax.models.attention import Attention
+from mocha_jax.models.embed import (
+  Positions,
+  SmallTextConfig,
+  TextEmbedding,
+  TimeEmbedding,
+)
+from mocha_jax.models.layers import (
+  Linear,
+  ModulationTable,
+  RMSNorm,
+  SwiGLU,
+  gated,
+  modulate,
+)
+from mocha_jax.models.speech import (
+  GlobalSpeechAttention,
+  SpeechConfig,
+  SpeechProjector,
+  SpeechWindowAttention,
+)
+
+REMAT = {
+  "none": None,
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """Sizes of the network.
+
+  layers, width (D), ffn (F), heads (N), head (H): of the transformer.
+  channels: of a latent; patch: height and width in latents of a token.
+  ratio, causal: the codec's video frames per latent frame, and its grid.
+  max_frames, max_rows, max_columns: tokens that have positions.
+  speech, frozen_text (feature width by encoder), small_text: conditions.
+  dtype: of the computation; parameters are float32.
+  remat: what a layer keeps for the backward pass: "none" rematerialises
+    nothing, "dots" all but matrix products, "full" everything.
+  """
+
+  layers: int
+  width: int
+  ffn: int
+  heads: int
+  head: int
+  channels: int
+  patch: int
+  ratio: int
+  causal: bool
+  max_frames: int
+  max_rows: int
+  max_columns: int
+  speech: SpeechConfig
+  frozen_text: Mapping[str, int]
+  small_text: SmallTextConfig | None
+  dtype: Literal["float32", "bfloat16"]
+  remat: Literal["none", "dots", "full"]
+
+  def __post_init__(self):
+    values = self.patch**2 * self.channels
+    if values >= self.width:
+      raise ValueError(
+        f"a token holds patch^2 x channels = {values} values, which must be "
+        f"fewer than width={self.width}: the prediction carries the noise too"
+      )
+    if self.head % 2:
+      raise ValueError(f"head={self.head}: must be even, RoPE turns pairs")
+    if not self.frozen_text and self.small_text is None:
+      raise ValueError("one of frozen_text and small_text must be given")
+
+  @property
+  def geometry(self) -> Geometry:
+    """Which speech each latent frame attends to."""
+    return Geometry(
+      ratio=self.ratio,
+      causal=self.causal,
+      edge=self.speech.edge,
+      order=self.speech.order,
+    )
+
+  @property
+  def max_video_frames(self) -> int:
+    """Video frames of the longest clip that the position tables allow."""
+    return self.ratio * (self.max_frames - self.causal) + self.causal
+
+
+class Block(nnx.Module):
+  """One layer."""
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    sizes = dict(
+      D=config.width,
+      N=config.heads,
+      H=config.head,
+      S=config.max_video_frames,
+    )
+    attention = lambda: Attention(
+      config.width, config.heads, config.head, rngs=rngs
+    )
+    speech = (
+      SpeechWindowAttention
+      if config.speech.attention == "window"
+      else GlobalSpeechAttention
+    )
+    self.modulation = ModulationTable(config.width)
+    self.self_norm = RMSNorm(config.width)
+    self.self_attention = attention()
+    self.text_norm = RMSNorm(config.width)
+    self.text_attention = attention()
+    self.speech_norm = RMSNorm(config.width)
+    self.speech_attention = speech(
+      config.speech, config.geometry, sizes, rngs=rngs
+    )
+    self.mlp_norm = RMSNorm(config.width)
+    self.mlp = SwiGLU(config.width, config.ffn, rngs=rngs)
+
+  def __call__(
+    self,
+    x: Float[Array, "B T D"],
+    shared: Float[Array, "B 2 3 D"],
+    text: tuple[Float[Array, "B L D"], Bool[Array, "B L"]],
+    speech: Float[Array, "B S D"],
+    frames: int,
+  ) -> Float[Array, "B T D"]:
+    attention, mlp = self.modulation(shared)
+    y = self.self_attention(
+      modulate(self.self_norm(x), attention.shift, attention.scale)
+    )
+    x = x + gated(y, attention.gate)
+    x = x + self.text_attention(self.text_norm(x), *text)
+    x = x + self.speech_attention(self.speech_norm(x), speech, frames)
+    y = self.mlp(modulate(self.mlp_norm(x), mlp.shift, mlp.scale))
+    return sharding.constrain(x + gated(y, mlp.gate), "B T D")
+
+
+class MovieGen(nnx.Module):
+  """Predicts the velocity of noised latents; `model(x_t, t, condition)`."""
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    self.config = config
+    width, patch = config.width, config.patch
+    sizes = dict(D=width, C=patch**2 * config.channels)
+    self.patches = Linear(sizes, "C D", rngs=rngs)
+    limits = (config.max_frames, config.max_rows, config.max_columns)
+    self.positions = Positions(limits, width, rngs=rngs)
+    self.time = TimeEmbedding(width, rngs=rngs)
+    self.modulation = Linear(
+      {"D": width, "6D": 6 * width}, "D 6D", rngs=rngs, scale=0.0
+    )
+    self.text = TextEmbedding(
+      config.frozen_text, config.small_text, width, config.heads, rngs=rngs
+    )
+    self.speech = SpeechProjector(config.speech, width, rngs=rngs)
+
+    @nnx.split_rngs(splits=config.layers)
+    @nnx.vmap(in_axes=(0,))
+    def blocks(rngs):
+      return Block(config, rngs=rngs)
+
+    self.blocks = blocks(rngs)
+    self.out_norm = RMSNorm(width)
+    self.out_modulation = Linear(
+      {"D": width, "2D": 2 * width}, "D 2D", rngs=rngs, scale=0.0
+    )
+    self.out = Linear(sizes, "D C", rngs=rngs, scale=0.0)
+
+  def __call__(
+    self,
+    x_t: Float[Array, "B f h w c"],
+    t: Float[Array, "B"],
+    condition: Condition,
+  ) -> Float[Array, "B f h w c"]:
+    """Return v, float32.
+
+    Raises:
+      ValueError: the grid is larger than the model's positions, or the speech
+        is not of the video's length.
+    """
+    frames = self._check(x_t, condition)
+    dtype = jnp.dtype(self.config.dtype)
+    x = self.patches(self._to_tokens(x_t).astype(dtype))
+    rows, columns = (n // self.config.patch for n in x_t.shape[2:4])
+    position = self.positions(frames, rows, columns).astype(dtype)
+    time = jax.nn.silu(self.time(t))
+    shared = self.modulation(time).reshape(-1, 2, 3, self.config.width)
+    text, mask = self.text(condition)
+    speech = self.speech(condition.speech.astype(dtype))
+    x = self._run_blocks(
+      x, position, shared, (text.astype(dtype), mask), speech
+    )
+    shift, scale = jnp.split(self.out_modulation(time)[:, None], 2, axis=-1)
+    x = modulate(self.out_norm(x), shift, scale)
+    return self._to_grid(self.out(x.astype(jnp.float32)), x_t.shape)
+
+  def _check(self, x_t, condition: Condition) -> int:
+    frames, height, width = x_t.shape[1:4]
+    if height % self.config.patch or width % self.config.patch:
+      raise ValueError(
+        f"{height} x {width} latents: must be multiples of "
+        f"patch={self.config.patch}"
+      )
+    expected = self.config.geometry.frames(condition.speech.shape[1])
+    if frames != expected:
+      raise ValueError(
+        f"{frames} latent frames, but speech of {condition.speech.shape[1]} "
+        f"video frames goes with {expected}"
+      )
+    return frames
+
+  def _run_blocks(self, x, position, shared, text, speech):
+    """Scan over the stacked layers, rematerialising as configured."""
+    graph, layers = nnx.split(self.blocks)
+    frames = self.config.geometry.frames(speech.shape[1])
+
+    def layer(x, state):
+      block = nnx.merge(graph, state)
+      return block(x + position, shared, text, speech, frames), None
+
+    if self.config.remat != "none":
+      layer = jax.checkpoint(
+        layer, policy=REMAT[self.config.remat], prevent_cse=False
+      )
+    x = sharding.constrain(x, "B T D")
+    return jax.lax.scan(layer, x, layers)[0]
+
+  def _to_tokens(self, x):
+    b, f, h, w, c = x.shape
+    p = self.config.patch
+    x = x.reshape(b, f, h // p, p, w // p, p, c).transpose(0, 1, 2, 4, 3, 5, 6)
+    return x.reshape(b, f * (h // p) * (w // p), p * p * c)
+
+  def _to_grid(self, x, shape):
+    b, f, h, w, c = shape
+    p = self.config.patch
+    x = x.reshape(b, f, h // p, w // p, p, p, c).transpose(0, 1, 2, 4, 3, 5, 6)
+    return x.reshape(shape)

@@ -1,0 +1,96 @@
+"""Checkpoints of a run: state and data iterator, saved together by orbax."""
+
+import dataclasses
+import pathlib
+from typing import Any, Protocol
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+
+from mocha_jax.training.state import Network, TrainState, state_shardings
+
+
+class BatchIterator(Protocol):
+  """Batches, and where among them we are."""
+
+  def __next__(self) -> Any: ...
+
+  def get_state(self) -> dict[str, Any]:
+    """Return the position as what JSON can hold."""
+    ...
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Go to a position."""
+    ...
+
+
+class Checkpointer:
+  """Saves in the background, step by step, into a folder.
+
+  Each part of the state is an item of its own, so that sampling reads the
+  moving average alone. A save appears under its step only when it is whole.
+  """
+
+  def __init__(self, folder: pathlib.Path, *, keep: int):
+    self._manager = ocp.CheckpointManager(
+      folder.absolute(),
+      options=ocp.CheckpointManagerOptions(max_to_keep=keep),
+    )
+
+  @property
+  def latest(self) -> int | None:
+    """The newest step saved."""
+    return self._manager.latest_step()
+
+  def save(self, state: TrainState, batches: BatchIterator) -> None:
+    """Save under the state's step; returns when the arrays are copied."""
+    step = int(state.step)
+    if step == self.latest:
+      return
+    parts: dict[str, Any] = {
+      field.name: ocp.args.StandardSave(getattr(state, field.name))
+      for field in dataclasses.fields(state)
+    }
+    parts["data"] = ocp.args.JsonSave(batches.get_state())
+    self._manager.save(step, args=ocp.args.Composite(**parts))
+
+  def restore(self, like: TrainState, batches: BatchIterator) -> TrainState:
+    """Return the newest state and bring the batches to its position.
+
+    like: the shapes, types and shardings to restore into.
+    """
+    parts: dict[str, Any] = {
+      field.name: ocp.args.StandardRestore(getattr(like, field.name))
+      for field in dataclasses.fields(like)
+    }
+    parts["data"] = ocp.args.JsonRestore()
+    saved = self._manager.restore(self.latest, args=ocp.args.Composite(**parts))
+    batches.set_state(saved["data"])
+    return TrainState(**{k: v for k, v in saved.items() if k != "data"})
+
+  def restore_part(self, name: str, like: Any) -> Any:
+    """Return one part of the newest state, such as "ema"."""
+    args = ocp.args.Composite(**{name: ocp.args.StandardRestore(like)})
+    return self._manager.restore(self.latest, args=args)[name]
+
+  def close(self) -> None:
+    """Wait until what was saved is written."""
+    self._manager.close()
+
+
+def abstract_state(network: Network, optimizer, mesh: Mesh) -> TrainState:
+  """Return the shapes, types and shardings of a train state."""
+  scalar = jax.ShapeDtypeStruct((), "int32")
+  shapes = TrainState(
+    step=scalar,
+    params=network.shapes,
+    ema=network.shapes,
+    opt_state=jax.eval_shape(optimizer.init, network.shapes),
+    rng=jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))),
+  )
+  return jax.tree.map(
+    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+    shapes,
+    state_shardings(network, optimizer, mesh),
+  )

@@ -1,0 +1,94 @@
+"""One training step: gradients of the flow loss, an update, the average."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from mocha_jax import sharding
+from mocha_jax.batch import Batch
+from mocha_jax.diffusion import flow
+from mocha_jax.training.state import Network, TrainState, state_shardings
+
+Metrics = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepConfig:
+  """accumulate: parts of a batch, one after another; ema: decay per step."""
+
+  accumulate: int
+  ema: float
+
+  def __post_init__(self):
+    if self.accumulate < 1:
+      raise ValueError(f"accumulate={self.accumulate}: at least 1")
+    if not 0 <= self.ema < 1:
+      raise ValueError(f"ema={self.ema}: must be in [0, 1)")
+
+
+def make_train_step(
+  network: Network,
+  optimizer: optax.GradientTransformation,
+  flow_config: flow.FlowConfig,
+  config: StepConfig,
+  mesh: Mesh,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  """Return the compiled step; it takes over (donates) the state."""
+
+  def loss(params, batch: Batch, key):
+    model = network.bind(params)
+    return flow.loss(model, batch.latents, batch.condition, key, flow_config)
+
+  def gradients(params, batch: Batch, key):
+    if config.accumulate == 1:
+      return jax.value_and_grad(loss)(params, batch, key)
+    # Part i takes every accumulate-th clip, so that each device keeps its own.
+    parts = jax.tree.map(
+      lambda x: jnp.moveaxis(
+        x.reshape(-1, config.accumulate, *x.shape[1:]), 1, 0
+      ),
+      batch,
+    )
+    keys = jax.random.split(key, config.accumulate)
+
+    def add(total, part):
+      return jax.tree.map(
+        jnp.add, total, jax.value_and_grad(loss)(params, *part)
+      ), None
+
+    zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
+    total, _ = jax.lax.scan(add, zero, (parts, keys))
+    return jax.tree.map(lambda x: x / config.accumulate, total)
+
+  def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+    value, grads = gradients(state.params, batch, key)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = optax.incremental_update(params, state.ema, 1 - _decay(state.step))
+    metrics = dict(loss=value, grad_norm=optax.global_norm(grads))
+    return TrainState(
+      state.step + 1, params, ema, opt_state, state.rng
+    ), metrics
+
+  def _decay(at):
+    """Average over about the last tenth of a young run (Adam's own warm-up)."""
+    return jnp.minimum(config.ema, (1 + at) / (10 + at))
+
+  where = state_shardings(network, optimizer, mesh)
+  compiled = jax.jit(
+    step,
+    in_shardings=(where, sharding.batch_sharding(mesh)),
+    out_shardings=(where, sharding.replicated(mesh)),
+    donate_argnums=0,
+  )
+
+  def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    with jax.set_mesh(mesh):
+      return compiled(state, batch)
+
+  return run
