@@ -1,0 +1,239 @@
+"""A linear 3D autoencoder: the principal components of blocks of pixels.
+
+A block of r frames, s rows and s columns, 3 r s^2 numbers x, becomes one
+latent z = (x - mean) basis / scale, and z scale basis^T + mean again. The
+basis is orthonormal, and no other of its width loses less (squared error).
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import zipfile
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+from mocha_jax import sections as config_lib
+
+Frames = UInt8[np.ndarray, "*B F H W 3"]
+Latents = Float[np.ndarray, "*B f h w c"]
+
+# Blocks per product: sums of 1024 products of whole numbers below 128 stay
+# within 2^24, so float32 holds them exactly, in whatever order they are added.
+_CHUNK = 1024
+_MIDDLE = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class CodecConfig:
+  """Section `codec`: the block of one latent, and how much of it is kept.
+
+  causal: frame 0 stands alone, repeated `time` times; 1 + 4k frames become
+  1 + k latents (with time = 4). Otherwise 4k become k.
+  """
+
+  name: Literal["linear"]
+  time: int
+  space: int
+  channels: int
+  causal: bool
+
+  def __post_init__(self):
+    for key in ("time", "space", "channels"):
+      if getattr(self, key) < 1:
+        raise ValueError(f"{key}={getattr(self, key)} must be at least 1")
+    if self.channels > self.block:
+      raise ValueError(
+        f"channels={self.channels} must be at most {self.block}, the numbers"
+        f" in a block of {self.time}x{self.space}x{self.space} pixels"
+      )
+
+  @property
+  def block(self) -> int:
+    """Numbers in one block."""
+    return 3 * self.time * self.space**2
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearCodec:
+  """Encodes and decodes clips; see the module's equation."""
+
+  config: CodecConfig
+  mean: Float32[np.ndarray, "x"]
+  basis: Float32[np.ndarray, "x c"]
+  scale: float
+
+  @property
+  def time(self) -> int:
+    """Frames in one latent."""
+    return self.config.time
+
+  @property
+  def space(self) -> int:
+    """Rows, and columns, of pixels in one latent."""
+    return self.config.space
+
+  @property
+  def channels(self) -> int:
+    """Numbers in one latent."""
+    return self.config.channels
+
+  @property
+  def causal(self) -> bool:
+    """Whether frame 0 stands alone."""
+    return self.config.causal
+
+  def latent_shape(
+    self, frames: int, height: int, width: int
+  ) -> tuple[int, int, int, int]:
+    """Return [f h w c] of such a clip; ValueError if it does not divide."""
+    return latent_shape(self.config, frames, height, width)
+
+  def encode(self, frames: Frames) -> Float32[np.ndarray, "*B f h w c"]:
+    """Turn frames, of one clip or of many, into latents of unit variance."""
+    grid = self.latent_shape(*frames.shape[-4:-1])
+    blocks = _blocks(frames, self.config).astype(np.float32)
+    blocks -= self.mean
+    latents = blocks @ (self.basis / np.float32(self.scale))
+    return latents.reshape(*frames.shape[:-4], *grid)
+
+  def decode(self, latents: Latents) -> Frames:
+    """Turn latents back into frames."""
+    if latents.shape[-1] != self.channels:
+      raise ValueError(
+        f"latents have {latents.shape[-1]} channels; this codec has"
+        f" {self.channels}"
+      )
+    flat = latents.astype(np.float32).reshape(-1, self.channels)
+    blocks = flat @ (self.basis.T * np.float32(self.scale))
+    blocks += self.mean
+    blocks = np.rint(blocks, out=blocks).clip(0, 255).astype(np.uint8)
+    return _unblocks(blocks, latents.shape[:-1], self.config)
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Write one .npz file, config included, under its name at the end."""
+    path = pathlib.Path(path)
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+      np.savez(
+        file,
+        config=np.array(json.dumps(dataclasses.asdict(self.config))),
+        mean=self.mean,
+        basis=self.basis,
+        scale=np.float64(self.scale),
+      )
+    part.replace(path)
+
+
+def load(path: str | os.PathLike[str]) -> LinearCodec:
+  """Read a codec that `save` wrote; ValueError if the file is another."""
+  if not pathlib.Path(path).is_file():
+    raise ValueError(f"no codec file {path}")
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      config = json.loads(str(file["config"]))
+      mean, basis = file["mean"], file["basis"]
+      scale = float(file["scale"])
+  except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    raise ValueError(f"{path} is no linear codec: {error}") from error
+  return LinearCodec(
+    config_lib.section(CodecConfig, config, "codec"), mean, basis, scale
+  )
+
+
+def fit(config: CodecConfig, clips: Iterable[Frames]) -> LinearCodec:
+  """Fit mean, basis and scale to clips, one after another.
+
+  Deterministic: every sum is one of whole numbers, and exact.
+  """
+  count = 0
+  total = np.zeros(config.block)
+  products = np.zeros((config.block, config.block))
+  for frames in clips:
+    latent_shape(config, *frames.shape[-4:-1])
+    blocks = _blocks(frames, config).astype(np.float32) - _MIDDLE
+    for start in range(0, len(blocks), _CHUNK):
+      chunk = blocks[start : start + _CHUNK]
+      products += chunk.T @ chunk
+      total += chunk.sum(0)
+    count += len(blocks)
+  if not count:
+    raise ValueError("no clip to fit the codec to")
+  mean = total / count
+  values, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))
+  kept = values[::-1][: config.channels]
+  basis = vectors[:, ::-1][:, : config.channels]
+  if kept[0] <= 0:
+    raise ValueError("the clips show nothing but one colour: no codec fits")
+  largest = np.take_along_axis(basis, np.abs(basis).argmax(0)[None], axis=0)
+  return LinearCodec(
+    config,
+    mean=(mean + _MIDDLE).astype(np.float32),
+    basis=np.ascontiguousarray(basis * np.sign(largest), np.float32),
+    scale=float(np.sqrt(kept.mean())),  # Latents have unit mean square.
+  )
+
+
+def latent_shape(
+  config: CodecConfig, frames: int, height: int, width: int
+) -> tuple[int, int, int, int]:
+  """Return [f h w c] of a clip; ValueError names the nearest that divide."""
+  alone = 1 if config.causal else 0
+  if frames < 1 or (frames - alone) % config.time:
+    rule = f"1 + a multiple of {config.time}" if alone else None
+    below = frames - (frames - alone) % config.time
+    raise _indivisible(
+      "frames", frames, (below, config.time), rule=rule, least=1
+    )
+  for name, size in (("height", height), ("width", width)):
+    if size < 1 or size % config.space:
+      below = size - size % config.space
+      raise _indivisible(name, size, (below, config.space))
+  return (
+    alone + (frames - alone) // config.time,
+    height // config.space,
+    width // config.space,
+    config.channels,
+  )
+
+
+def _indivisible(
+  name: str,
+  value: int,
+  near: tuple[int, int],
+  *,
+  rule: str | None = None,
+  least: int = 1,
+) -> ValueError:
+  below, step = near
+  choices = [str(c) for c in (below, below + step) if c >= least]
+  return ValueError(
+    f"{name}={value} must be {rule or f'a multiple of {step}'} for the codec:"
+    f" {' or '.join(choices)}"
+  )
+
+
+def _blocks(frames: Frames, config: CodecConfig) -> UInt8[np.ndarray, "n x"]:
+  """Cut clips into blocks, ordered as latents [*B f h w]."""
+  if config.causal:
+    first = np.repeat(frames[..., :1, :, :, :], config.time, axis=-4)
+    frames = np.concatenate([first, frames[..., 1:, :, :, :]], axis=-4)
+  r, s = config.time, config.space
+  F, H, W = frames.shape[-4:-1]
+  cut = frames.reshape(-1, F // r, r, H // s, s, W // s, s, 3)
+  return cut.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, config.block)
+
+
+def _unblocks(
+  blocks: UInt8[np.ndarray, "n x"], grid: tuple[int, ...], config: CodecConfig
+) -> Frames:
+  """Lay blocks out as frames; the inverse of `_blocks`."""
+  r, s = config.time, config.space
+  *batch, f, h, w = grid
+  cut = blocks.reshape(-1, f, h, w, r, s, s, 3)
+  frames = cut.transpose(0, 1, 4, 2, 5, 3, 6, 7)
+  frames = frames.reshape(*batch, f * r, h * s, w * s, 3)
+  return frames[..., r - 1 :, :, :, :] if config.causal else frames
