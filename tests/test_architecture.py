@@ -56,6 +56,7 @@ MAY_IMPORT = {
   | {
     "mocha_jax.codecs",
     "mocha_jax.config",
+    "mocha_jax.decode",
     "mocha_jax.encoders",
     "mocha_jax.media",
     "mocha_jax.prompts",
