@@ -1,0 +1,243 @@
+"""Raw records become encoded ones: what a model is trained on, made once.
+
+Beside the records lie the codec, fitted to the training clips, and the
+encoding of the empty prompt, which stands in for a prompt that is dropped.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from rich.progress import track
+from threadpoolctl import threadpool_limits
+
+from data_pipelines import records
+from mocha_jax import codecs, encoders
+from mocha_jax.config import difference
+from mocha_jax.media import ClipFormat
+from mocha_jax.sections import section
+
+CODEC = "codec.npz"
+NULL_TEXT = "null_text.npz"
+
+# The codec is fitted to this many training clips, drawn with this seed: with
+# 768 numbers in a block, 200 clips of 768 blocks are 200 blocks a number.
+_FIT = dict(clips=200, seed=0)
+
+
+def encode(
+  config: ConfigDict,
+  *,
+  raw: str | os.PathLike[str] | None = None,
+  encoded: str | os.PathLike[str] | None = None,
+  overwrite: bool = False,
+  beam_flags: Sequence[str] | None = None,
+) -> pathlib.Path:
+  """Encode <data.root>/raw into <data.root>/encoded; return that folder.
+
+  Folders can be given instead. Records that were made from the same raw
+  records with the same config are left as they are. With `beam_flags` a Beam
+  pipeline encodes (`--runner=...` says where), else this process. Raises
+  ValueError for records of another config, naming the first key that differs,
+  unless `overwrite`; and for a raw record that does not fit the config.
+  """
+  given = config.to_dict()
+  root = pathlib.Path(given["data"]["root"])
+  raw = pathlib.Path(raw or root / records.RAW)
+  encoded = pathlib.Path(encoded or root / records.ENCODED)
+  clip = section(ClipFormat, given["clip"], "clip")
+  codec_config = section(codecs.CodecConfig, given["codec"], "codec")
+  speech_encoder = encoders.make_speech_encoder(given["speech_encoder"])
+  text_encoders = encoders.make_text_encoders(given["text_encoder"])
+  counts = _raw_splits(raw, clip)
+  metadata = _metadata(given, raw, counts)
+  if records.exists(encoded) and not overwrite:
+    _check_same(encoded, metadata)
+    return encoded
+
+  encoded.mkdir(parents=True, exist_ok=True)
+  records.remove(encoded)
+  # The products of one clip are small: more threads only wait for each other.
+  with threadpool_limits(1):
+    codec = codecs.fit(codec_config, _training_clips(raw, counts, clip))
+    codec.save(encoded / CODEC)
+    _save_null_text(encoded / NULL_TEXT, text_encoders)
+    encoders_of = {
+      split: ClipEncoder(
+        records.read(raw, split), clip, codec, speech_encoder, text_encoders
+      )
+      for split in counts
+    }
+    make = _progress if beam_flags is None else _transform
+    records.write(
+      encoded,
+      {split: make(encoder) for split, encoder in encoders_of.items()},
+      kind=records.ENCODED,
+      metadata=metadata,
+      text={name: encoder.width for name, encoder in text_encoders.items()},
+      beam_flags=beam_flags or (),
+    )
+  return encoded
+
+
+def load_codec(encoded: str | os.PathLike[str]) -> codecs.Codec:
+  """Read the codec of a folder of encoded records."""
+  return codecs.load(pathlib.Path(encoded) / CODEC)
+
+
+def load_null_text(
+  encoded: str | os.PathLike[str],
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+  """Read ids or features, and masks, of the empty prompt, by encoder."""
+  path = pathlib.Path(encoded) / NULL_TEXT
+  if not path.is_file():
+    raise ValueError(f"no encoding of the empty prompt, {path}")
+  text, masks = {}, {}
+  with np.load(path, allow_pickle=False) as file:
+    for key in file.files:
+      kind, _, name = key.partition("/")
+      (text if kind == "text" else masks)[name] = file[key]
+  return text, masks
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipEncoder:
+  """Encodes the raw record of an index; can be sent to another machine."""
+
+  source: records.Records
+  clip: ClipFormat
+  codec: codecs.Codec
+  speech_encoder: encoders.SpeechEncoder
+  text_encoders: Mapping[str, encoders.TextEncoder]
+
+  def __call__(self, index: int) -> records.Record:
+    """Return the encoded record; ValueError names the raw one."""
+    record = self.source[index]
+    try:
+      _check_frames(record["frames"], self.clip)
+      text = {
+        name: encoder(record["prompt"])
+        for name, encoder in self.text_encoders.items()
+      }
+    except ValueError as error:
+      where = f"record {record['name']!r} of {self.source.directory}"
+      raise ValueError(f"{where}: {error}") from error
+    return dict(
+      name=record["name"],
+      kind=record["kind"],
+      prompt=record["prompt"],
+      latents=self.codec.encode(record["frames"]).astype(np.float16),
+      speech=self._speech(record["speech"]).astype(np.float16),
+      text={name: tokens for name, (tokens, _) in text.items()},
+      text_mask={name: mask for name, (_, mask) in text.items()},
+    )
+
+  def _speech(self, samples: np.ndarray) -> np.ndarray:
+    if not len(samples):
+      return np.zeros((self.clip.frames, self.speech_encoder.width))
+    return self.speech_encoder(
+      samples,
+      sample_rate=self.clip.sample_rate,
+      fps=self.clip.fps,
+      frames=self.clip.frames,
+    )
+
+
+def _progress(encoder: ClipEncoder) -> Iterable[records.Record]:
+  indices = range(len(encoder.source))
+  title = f"encode {encoder.source.split}"
+  return map(encoder, track(indices, title, transient=True))
+
+
+def _transform(encoder: ClipEncoder) -> Any:
+  import apache_beam as beam
+
+  indices = range(len(encoder.source))
+  return beam.Create(indices) | beam.Reshuffle() | beam.Map(encoder)
+
+
+def _raw_splits(raw: pathlib.Path, clip: ClipFormat) -> dict[str, int]:
+  """Return the splits of raw records that were cut as `clip` says."""
+  counts = records.splits(raw)
+  if records.kind(raw) != records.RAW:
+    raise ValueError(f"{raw} holds {records.kind(raw)} records, not raw ones")
+  about = records.metadata(raw)
+  if "clip" in about:
+    differing = difference(
+      ConfigDict(about["clip"]), ConfigDict(dataclasses.asdict(clip))
+    )
+    for key, (there, here) in differing.items():
+      raise ValueError(
+        f"config.clip.{key} = {here}, but the clips in {raw} have {there}"
+      )
+  if not any(split.startswith("train_") for split in counts):
+    raise ValueError(
+      f"no training split in {raw}, whose names begin with train_; it has"
+      f" {', '.join(counts)}"
+    )
+  return counts
+
+
+def _metadata(
+  config: Mapping[str, Any], raw: pathlib.Path, counts: Mapping[str, int]
+) -> dict[str, Any]:
+  names = ("clip", "codec", "speech_encoder", "text_encoder")
+  return {name: config[name] for name in names} | {
+    "codec_fit": _FIT,
+    "raw": {"splits": dict(counts), "metadata": records.metadata(raw)},
+  }
+
+
+def _check_same(encoded: pathlib.Path, metadata: Mapping[str, Any]) -> None:
+  """Accept the records that are there, or say which key differs."""
+  there = records.metadata(encoded)
+  differing = difference(ConfigDict(there), ConfigDict(dict(metadata)))
+  for key, (old, new) in differing.items():
+    raise ValueError(
+      f"{encoded} was made with {key} = {old}, now it is {new}: remove the"
+      " folder or choose another config.data.root"
+    )
+  print(f"{encoded} is up to date")
+
+
+def _training_clips(
+  raw: pathlib.Path, counts: Mapping[str, int], clip: ClipFormat
+) -> Iterable[np.ndarray]:
+  """Yield the frames of a random choice of training clips."""
+  sources = {split: records.read(raw, split) for split in counts}
+  clips = [
+    (split, index)
+    for split in sorted(counts)
+    if split.startswith("train_")
+    for index in range(counts[split])
+  ]
+  order = np.random.default_rng(_FIT["seed"]).permutation(len(clips))
+  for choice in track(
+    sorted(order[: _FIT["clips"]]), "fit the codec", transient=True
+  ):
+    split, index = clips[choice]
+    frames = sources[split][index]["frames"]
+    _check_frames(frames, clip)
+    yield frames
+
+
+def _check_frames(frames: np.ndarray, clip: ClipFormat) -> None:
+  wanted = (clip.frames, clip.height, clip.width, 3)
+  if frames.shape != wanted:
+    raise ValueError(
+      f"frames are {list(frames.shape)}; config.clip wants {list(wanted)}"
+    )
+
+
+def _save_null_text(
+  path: pathlib.Path, text_encoders: Mapping[str, encoders.TextEncoder]
+) -> None:
+  arrays = {}
+  for name, encoder in text_encoders.items():
+    arrays[f"text/{name}"], arrays[f"text_mask/{name}"] = encoder("")
+  with path.open("wb") as file:
+    np.savez(file, **arrays)
