@@ -21,8 +21,8 @@ from jaxtyping import Float, UInt8
 
 Path = str | os.PathLike[str]
 
-# A picture counts as seen in the middle of an interval if it appears no more
-# than this many seconds later: rounded stamps must not decide a tie.
+# A picture that appears just in the middle of an interval, give or take so
+# many seconds, is too late for it: rounded stamps must not decide.
 _TIE = Fraction(1, 1000)
 # Frames of sound are laid end to end; only a stamp that is off by more than
 # this many seconds is a real gap or overlap (Matroska rounds to 1 ms).
@@ -163,7 +163,7 @@ class Pictures:
         f"after the {float(self._time):.3f} s of the one before"
       )
     else:
-      self._keep_until(time - _TIE)
+      self._keep_until(time + _TIE)
     self._last, self._time = frame, time
     self._seen += 1
 
@@ -175,9 +175,7 @@ class Pictures:
     if self._fps is None:
       self._keep(1)
     else:
-      self._keep(round(length * self._fps) - len(self._kept))
-    if not self._kept:
-      raise ValueError(f"too short: lasts {float(length):.3f} s")
+      self._keep(max(1, round(length * self._fps)) - len(self._kept))
     return np.stack(self._kept), float(self._fps or self._seen / length)
 
   def _step(self) -> Fraction:

@@ -38,11 +38,11 @@ class ClipFormat:
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       if value < 1:
-        raise ValueError(f"clip.{field.name}={value} must be at least 1")
+        raise ValueError(f"{field.name}={value} must be at least 1")
     if self.sample_rate < self.fps:
       raise ValueError(
-        f"clip.sample_rate={self.sample_rate} must be at least "
-        f"clip.fps={self.fps}: every picture needs a sample"
+        f"sample_rate={self.sample_rate} must be at least fps={self.fps}: "
+        "every picture needs a sample"
       )
 
   @property
@@ -71,7 +71,8 @@ def read_video(
 ) -> Video:
   """Read pictures and sound, aligned by their time stamps.
 
-  The sound is mono and as long as the pictures: cut, or silent at the end.
+  The sound is mono and cut where the pictures end; it may end before them
+  (`fit` then fills it up with silence).
 
   Args:
     fps: Pictures per second wanted; None takes every picture of the file.
@@ -104,7 +105,7 @@ def read_video(
   sample_rate = sample_rate or sound_rate
   sound = resample(sound, sound_rate, sample_rate)
   samples = round(len(frames) * sample_rate / rate)
-  return Video(frames, rate, fit(sound, samples), sample_rate)
+  return Video(frames, rate, sound[:samples], sample_rate)
 
 
 def read_sound(path: Path, sample_rate: int) -> Float[np.ndarray, "A"]:

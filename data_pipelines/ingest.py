@@ -1,0 +1,259 @@
+"""From a folder of clips to raw records, and a list of what was refused.
+
+Two Beam pipelines: the first reads every clip and stages its records, or the
+reason why it is refused; the second writes what was staged. They run in this
+process unless Beam's own flags say where else, which must see the same
+folders.
+"""
+
+import collections
+import dataclasses
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping, Sequence
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from data_pipelines import captions as tables
+from data_pipelines import real_clips, records
+from data_pipelines.real_clips import REASONS, RealClip, Refused
+from mocha_jax import media
+
+Path = str | os.PathLike[str]
+Refusals = Mapping[str, Mapping[str, str]]  # reason -> name -> what was found
+
+SUFFIXES = (".mp4", ".m4v", ".mov", ".mpg", ".mpeg")
+# Two threads of this process. (Beam's DirectRunner would first look for
+# another runner on the network.)
+LOCAL = (
+  "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
+  "--direct_num_workers=2",
+  "--direct_running_mode=multi_threading",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class IngestConfig(real_clips.ReadConfig):
+  """Which sound belongs to a clip, and where the work is done.
+
+  Attributes:
+    speech: Folder of sound files, <clip>.wav or <clip>_speech.wav, that take
+      the place of the clips' own sound. Such files are also looked for beside
+      the clips.
+    text_only: Take every clip without its sound, as kind text_only.
+    beam_flags: Flags of Apache Beam.
+  """
+
+  speech: Path | None = None
+  text_only: bool = False
+  beam_flags: Sequence[str] = LOCAL
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """What became of the clips of a folder.
+
+  `records` counts them per split; `unused_captions` counts rows without a
+  clip.
+  """
+
+  directory: str
+  records: Mapping[str, int]
+  refused: Refusals
+  unused_captions: int
+
+  def __str__(self) -> str:
+    written = sum(self.records.values())
+    refused = sum(len(clips) for clips in self.refused.values())
+    lines = [f"{written} records in {self.directory}, {refused} clips refused"]
+    lines += [f"  {split:<28}{n:>6}" for split, n in self.records.items()]
+    for reason, clips in self.refused.items():
+      lines.append(f"  refused, {reason + ':':<19}{len(clips):>6}")
+      lines += [f"    {name}: {found}" for name, found in clips.items()]
+    if self.unused_captions:
+      lines.append(
+        f"  {'captions without a clip':<28}{self.unused_captions:>6}"
+      )
+    return "\n".join(lines)
+
+
+def ingest(
+  folder: Path,
+  captions: Path,
+  *,
+  clip: media.ClipFormat,
+  directory: Path,
+  options: IngestConfig,
+) -> Summary:
+  """Turn the clips of a folder into raw records; refuse what is no use.
+
+  The summary also goes to <directory>/ingest.json.
+
+  Raises:
+    FileNotFoundError: A folder or file that was named is not there.
+    ValueError: The folder holds no clip, the captions are no such table, or
+      `directory` holds records already.
+  """
+  directory = pathlib.Path(directory)
+  if records.exists(directory):
+    raise ValueError(f"{directory} already holds records; remove them first")
+  clips, refused, unused = _plan(
+    pathlib.Path(folder), pathlib.Path(captions), options
+  )
+  directory.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(dir=directory, prefix="staged_") as stage:
+    _stage_all(clips, clip, options, stage)
+    staged = collections.defaultdict(list)
+    for path in sorted(pathlib.Path(stage).glob("*.json")):
+      outcome = json.loads(path.read_text())
+      if outcome["reason"]:
+        refused[outcome["reason"]][outcome["name"]] = outcome["detail"]
+      staged[outcome["split"]] += outcome["staged"]
+    staged = {split: paths for split, paths in staged.items() if paths}
+    if staged:
+      _write(directory, staged, clip, options)
+  summary = Summary(
+    str(directory),
+    {split: len(paths) for split, paths in sorted(staged.items())},
+    {reason: refused[reason] for reason in REASONS if refused[reason]},
+    unused,
+  )
+  _save(summary, directory / "ingest.json")
+  return summary
+
+
+def _plan(
+  folder: pathlib.Path, captions: pathlib.Path, options: IngestConfig
+) -> tuple[list[RealClip], dict[str, dict[str, str]], int]:
+  """Return the clips, those refused for their caption, and unused rows."""
+  if options.speech is not None and not os.path.isdir(options.speech):
+    raise FileNotFoundError(f"{options.speech}: no such folder")
+  paths = _names(folder)
+  rows = tables.read(captions)
+  found = tables.match(rows, paths)
+  clips, refused = [], collections.defaultdict(dict)
+  for name, path in paths.items():
+    try:
+      row = _one_row(found.get(name, []))
+      speech = _speech(row, name, folder, captions.parent, options)
+    except Refused as error:
+      refused[error.reason][name] = error.detail
+      continue
+    kind = "text_only" if options.text_only else row.kind or "close_up"
+    split = f"train_{kind}" if row.split in ("", "train") else row.split
+    clips.append(RealClip(name, folder / path, row.prompt, kind, split, speech))
+  return clips, refused, len(rows) - sum(map(len, found.values()))
+
+
+def _names(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+  """Name the clips of a folder by their path, without suffix where it can."""
+  if not folder.is_dir():
+    raise FileNotFoundError(f"{folder}: no such folder")
+  names = {}
+  for path in sorted(folder.rglob("*")):
+    if path.suffix.lower() in SUFFIXES and path.is_file():
+      path = path.relative_to(folder)
+      name = path.with_suffix("").as_posix()
+      names[path.as_posix() if name in names else name] = path
+  if not names:
+    raise ValueError(f"{folder}: holds no clip ({', '.join(SUFFIXES)})")
+  return names
+
+
+def _one_row(rows: Sequence[tables.Caption]) -> tables.Caption:
+  if not rows or not rows[0].prompt:
+    raise Refused("no caption", "no row of the captions has a prompt for it")
+  if len(rows) > 1:
+    lines = ", ".join(str(row.line) for row in rows)
+    raise Refused("bad caption", f"several rows are for it: lines {lines}")
+  return rows[0]
+
+
+def _speech(
+  row: tables.Caption,
+  name: str,
+  folder: pathlib.Path,
+  table: pathlib.Path,
+  options: IngestConfig,
+) -> pathlib.Path | None:
+  """Return the file with a clip's speech; None if it is in the clip."""
+  if row.speech:
+    named = [table / row.speech, folder / row.speech]
+    if not any(path.is_file() for path in named):
+      raise Refused("soundless", f"{row.speech}: no such file")
+  else:
+    folders = [folder]
+    if options.speech is not None:
+      folders.insert(0, pathlib.Path(options.speech))
+    ends = ("_speech.wav", ".wav")
+    named = [parent / (name + end) for parent in folders for end in ends]
+  return next((path for path in named if path.is_file()), None)
+
+
+def _stage_all(clips, clip, options, stage) -> None:
+  config = real_clips.ReadConfig(
+    options.align, options.windows, options.silence
+  )
+  with beam.Pipeline(options=_options(options)) as pipeline:
+    _ = (
+      pipeline
+      | beam.Create(list(enumerate(clips)))
+      | beam.Reshuffle()
+      | beam.Map(_stage, clip=clip, config=config, stage=stage)
+    )
+
+
+def _stage(
+  numbered: tuple[int, RealClip],
+  clip: media.ClipFormat,
+  config: real_clips.ReadConfig,
+  stage: str,
+) -> None:
+  """Write a clip's records, and then what became of it."""
+  number, source = numbered
+  outcome = {"name": source.name, "split": source.split, "reason": ""}
+  staged = []
+  try:
+    for record in real_clips.read(source, clip, config):
+      staged.append(os.path.join(stage, f"{number:08}_{len(staged):04}.npz"))
+      np.savez(staged[-1], **record)
+  except Refused as error:
+    outcome |= {"reason": error.reason, "detail": error.detail}
+  path = os.path.join(stage, f"{number:08}.json")
+  with open(path, "w", encoding="utf-8") as file:
+    json.dump(outcome | {"staged": staged}, file)
+
+
+def _unstage(path: str) -> records.Record:
+  with np.load(path, allow_pickle=False) as arrays:
+    record = {key: arrays[key] for key in arrays.files}
+  return {
+    key: str(value) if value.dtype.kind == "U" else value
+    for key, value in record.items()
+  }
+
+
+def _write(directory, staged, clip, options) -> None:
+  records.write(
+    directory,
+    {
+      split: beam.Create(paths) | beam.Reshuffle() | beam.Map(_unstage)
+      for split, paths in sorted(staged.items())
+    },
+    kind=records.RAW,
+    metadata={"source": "ingest", "clip": dataclasses.asdict(clip)},
+    beam_flags=options.beam_flags,
+  )
+
+
+def _options(options: IngestConfig) -> PipelineOptions:
+  return PipelineOptions(list(options.beam_flags))
+
+
+def _save(summary: Summary, path: pathlib.Path) -> None:
+  text = json.dumps(dataclasses.asdict(summary), indent=2, ensure_ascii=False)
+  path.write_text(text + "\n", encoding="utf-8")

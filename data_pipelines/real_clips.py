@@ -1,0 +1,212 @@
+"""From one media file to its raw records, or the reason why it is refused."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float
+
+from data_pipelines import records
+from mocha_jax import media, prompts
+
+REASONS = (
+  "broken",
+  "silent",
+  "soundless",
+  "too short",
+  "not aligned",
+  "no caption",
+  "bad caption",
+)
+# Codecs pad, and lose the last frame of sound: so many seconds less sound than
+# pictures is no loss.
+_SOUND_LESS = 0.1
+# Cosine of a clip's sound and its speech below which they are not the same.
+_SAME_SOUND = 0.3
+# Seconds over which loudness is measured.
+_LOUDNESS = 0.05
+
+
+class Refused(Exception):
+  """A clip that is not taken: one of REASONS, and what was found."""
+
+  def __init__(self, reason: str, detail: str):
+    super().__init__(reason, detail)
+    self.reason, self.detail = reason, detail
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadConfig:
+  """How clips are read.
+
+  Attributes:
+    align: Shift speech that comes from a file of its own to where the clip's
+      own sound has it. Otherwise it starts with the first picture.
+    windows: Cut a long clip into up to so many records.
+    silence: Decibels of full scale; sound of which no 50 ms are louder is
+      silent.
+  """
+
+  align: bool = False
+  windows: int = 1
+  silence: float = -50.0
+
+  def __post_init__(self):
+    if self.windows < 1:
+      raise ValueError(f"windows={self.windows} must be at least 1")
+    if not self.silence < 0:
+      raise ValueError(f"silence={self.silence} dB must be below 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class RealClip:
+  """A media file, its caption, and where its speech is (None: in the file)."""
+
+  name: str
+  path: pathlib.Path
+  prompt: str
+  kind: str
+  split: str
+  speech: pathlib.Path | None
+
+
+def read(
+  source: RealClip, clip: media.ClipFormat, config: ReadConfig
+) -> Iterator[records.Record]:
+  """Yield the raw records of a file, one per window; P = 0 people are known.
+
+  The first window carries the clip's name, window w > 0 that name and `@w`.
+  Raises Refused; of several windows, silent ones are left out as long as one
+  is not.
+  """
+  prompt = _prompt(source)
+  video = _video(source, clip, config)
+  sound = _sound(source, video, clip, config)
+  starts = range(0, len(video.frames) - clip.frames + 1, clip.frames)
+  windows = [round(start * clip.sample_rate / clip.fps) for start in starts]
+  taken = 0
+  for window, (start, sample) in enumerate(zip(starts, windows, strict=True)):
+    speech = sound[sample : sample + clip.samples]
+    if len(sound):
+      speech = media.fit(speech, clip.samples)
+      if loudness(speech, clip.sample_rate) < config.silence:
+        continue
+    taken += 1
+    frames = video.frames[start : start + clip.frames]
+    name = f"{source.name}@{window}" if window else source.name
+    yield _record(source, name, prompt, frames, speech)
+  if not taken:
+    level = loudness(sound, clip.sample_rate)
+    raise Refused("silent", f"no louder than {level:.0f} dB of full scale")
+
+
+def loudness(sound: Float[np.ndarray, "A"], sample_rate: int) -> float:
+  """Return the level of the loudest 50 ms, in decibels of full scale."""
+  width = max(1, round(_LOUDNESS * sample_rate))
+  blocks = np.resize(np.square(sound), (-(-len(sound) // width), width))
+  return float(10 * np.log10(blocks.mean(1).max(initial=0) + 1e-12))
+
+
+def _prompt(source: RealClip) -> str:
+  try:
+    return prompts.format(prompts.parse(source.prompt))
+  except ValueError as error:
+    raise Refused("bad caption", str(error)) from error
+
+
+def _video(
+  source: RealClip, clip: media.ClipFormat, config: ReadConfig
+) -> media.Video:
+  try:
+    video = media.read_video(
+      source.path,
+      fps=clip.fps,
+      size=(clip.height, clip.width),
+      sample_rate=clip.sample_rate,
+      max_frames=clip.frames * config.windows,
+    )
+  except (ValueError, OSError) as error:
+    raise Refused("broken", str(error)) from error
+  if len(video.frames) < clip.frames:
+    raise Refused(
+      "too short",
+      f"{len(video.frames)} pictures at {clip.fps} per second, "
+      f"{clip.frames} needed",
+    )
+  return video
+
+
+def _sound(
+  source: RealClip,
+  video: media.Video,
+  clip: media.ClipFormat,
+  config: ReadConfig,
+) -> Float[np.ndarray, "A"]:
+  """Return the speech from the first picture on; empty for text only."""
+  if source.kind == "text_only":
+    return np.zeros(0, np.float32)
+  if source.speech is None:
+    return _own_sound(video, clip)
+  try:
+    speech = media.read_sound(source.speech, clip.sample_rate)
+  except (ValueError, OSError) as error:
+    raise Refused("broken", str(error)) from error
+  if not config.align:
+    return speech
+  return _aligned(speech, video, clip)
+
+
+def _own_sound(
+  video: media.Video, clip: media.ClipFormat
+) -> Float[np.ndarray, "A"]:
+  if video.sound is None:
+    raise Refused("soundless", "has no sound, and none lies beside it")
+  missing = (
+    clip.samples / clip.sample_rate - len(video.sound) / clip.sample_rate
+  )
+  if missing > _SOUND_LESS:
+    raise Refused(
+      "too short",
+      f"{len(video.sound) / clip.sample_rate:.2f} s of sound, "
+      f"{clip.samples / clip.sample_rate:.2f} s needed",
+    )
+  return video.sound
+
+
+def _aligned(
+  speech: Float[np.ndarray, "A"], video: media.Video, clip: media.ClipFormat
+) -> Float[np.ndarray, "_"]:
+  """Shift speech to where the clip's own sound has it."""
+  if video.sound is None:
+    raise Refused("not aligned", "has no sound of its own to align with")
+  lag = media.measure_lag(video.sound, speech)
+  start = max(0, -lag)
+  shifted = np.pad(speech[start:], (max(0, lag), 0))
+  both = min(len(shifted), len(video.sound))
+  a, b = video.sound[:both], shifted[:both]
+  cosine = float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-9))
+  if cosine < _SAME_SOUND:
+    raise Refused(
+      "not aligned",
+      "its sound is not the speech: they agree best at a lag of "
+      f"{lag / clip.sample_rate:.3f} s, with a cosine of {cosine:.2f}",
+    )
+  return shifted
+
+
+def _record(source, name, prompt, frames, speech) -> records.Record:
+  people, count = 0, len(frames)
+  return {
+    "name": name,
+    "kind": source.kind,
+    "prompt": prompt,
+    "frames": frames,
+    "speech": speech.astype(np.float32),
+    "mouth": np.zeros((people, count), np.float32),
+    "viseme": np.zeros((people, count), np.uint8),
+    "visible": np.zeros((people, count), np.bool_),
+    "speaker": np.full(count, -1, np.int32),
+    "cuts": np.zeros(0, np.int32),
+    "attributes": "[]",
+  }
