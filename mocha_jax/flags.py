@@ -1,0 +1,165 @@
+"""The flags of `mocha`: what each verb can be told, and how that reads."""
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+
+class UsageError(ValueError):
+  """The command line itself is wrong."""
+
+
+class _Parser(argparse.ArgumentParser):
+  def error(self, message: str) -> NoReturn:
+    raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def make_parser() -> argparse.ArgumentParser:
+  """Make the parser; what it returns has the verb's name as `verb`.
+
+  It raises UsageError where argparse would end the process.
+  """
+  parser = _Parser(
+    prog="mocha",
+    description="Train MoCha: speech and text to video of talking characters.",
+    epilog="`mocha VERB --help` lists the flags of a verb.",
+  )
+  verbs = parser.add_subparsers(metavar="VERB", required=True)
+  data = verbs.add_parser("data", help="make, take in, encode or show clips")
+  _add_data_verbs(data.add_subparsers(metavar="VERB", required=True))
+  train = _add(verbs, "train", "train, or go on training, a model")
+  _add_config(train)
+  train.add_argument(
+    "--run",
+    type=Path,
+    metavar="FOLDER",
+    help="where the run is kept, and goes on from its newest checkpoint"
+    " (default: runs/NAME)",
+  )
+  _add_sample_flags(_add(verbs, "sample", "make clips from prompts and speech"))
+  score = _add(verbs, "score", "measure a run on its held-out clips")
+  score.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+  _add(verbs, "experiments", "list what --config can name")
+  return parser
+
+
+def _add_data_verbs(verbs) -> None:
+  _add_config(_add(verbs, "toy", "make the Cartoon Talkers data set"))
+
+  ingest = _add(verbs, "ingest", "take in clips of your own")
+  ingest.add_argument(
+    "folder", type=Path, metavar="FOLDER", help="mp4, mov or mpg files"
+  )
+  ingest.add_argument(
+    "--captions",
+    type=Path,
+    required=True,
+    metavar="CSV",
+    help="a table with the columns clip and prompt, and optionally kind,"
+    " split and speech",
+  )
+  ingest.add_argument(
+    "--speech",
+    type=Path,
+    metavar="FOLDER",
+    help="sound files CLIP.wav that take the place of the clips' own sound",
+  )
+  ingest.add_argument(
+    "--text-only",
+    action="store_true",
+    help="take every clip without its sound",
+  )
+  _add_config(ingest)
+  _add_beam(ingest)
+
+  encode = _add(verbs, "encode", "encode raw clips into what training reads")
+  encode.add_argument(
+    "--overwrite",
+    action="store_true",
+    help="replace records that were made with another config",
+  )
+  _add_config(encode)
+  _add_beam(encode)
+
+  inspect = _add(verbs, "inspect", "show what a data folder holds")
+  inspect.add_argument(
+    "folder", type=Path, metavar="DIR", help="such as data/quickstart"
+  )
+
+
+def _add_sample_flags(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--run", type=Path, required=True, metavar="RUN", help="the run's folder"
+  )
+  what = parser.add_mutually_exclusive_group(required=True)
+  what.add_argument("--prompt", metavar="TEXT", help="what the clip shows")
+  what.add_argument(
+    "--csv",
+    type=Path,
+    metavar="CSV",
+    help="many clips: a table with the columns name, prompt and speech",
+  )
+  parser.add_argument(
+    "--speech",
+    type=Path,
+    metavar="WAV",
+    help="what is said; without it, nothing is",
+  )
+  parser.add_argument(
+    "--out",
+    type=Path,
+    required=True,
+    metavar="PATH",
+    help="the mp4 to write, or with --csv the folder for NAME.mp4",
+  )
+  parser.add_argument(
+    "--frames",
+    type=int,
+    metavar="F",
+    help="length of the clip (default: as long as the speech, or as the"
+    " training clips)",
+  )
+  parser.add_argument("--seed", type=int, default=0, help="default: 0")
+  for name, kind in (
+    ("steps", int),
+    ("speech-guidance", float),
+    ("text-guidance", float),
+  ):
+    parser.add_argument(
+      f"--{name}",
+      type=kind,
+      metavar=name[0].upper(),
+      help="default: as the run's config says",
+    )
+
+
+def _add(verbs, name: str, summary: str) -> argparse.ArgumentParser:
+  parser = verbs.add_parser(
+    name,
+    help=summary,
+    description=f"{summary[0].upper()}{summary[1:]}.",
+    allow_abbrev=False,
+  )
+  parser.set_defaults(verb=name)
+  return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--config",
+    required=True,
+    metavar="NAME",
+    help="an experiment (see `mocha experiments`) or the path of its file;"
+    " --config.SECTION.KEY=VALUE, as often as needed, changes a key of it",
+  )
+
+
+def _add_beam(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--beam",
+    action="append",
+    default=[],
+    metavar="FLAG",
+    help="a flag for Apache Beam, such as --beam=--runner=DataflowRunner;"
+    " may be given often",
+  )

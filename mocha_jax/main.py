@@ -1,0 +1,184 @@
+"""The command `mocha`: each verb calls one function, an error is one line."""
+
+import dataclasses
+import logging
+import os
+import sys
+import traceback
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mocha_jax import config as configs
+from mocha_jax import flags, overrides
+
+if TYPE_CHECKING:
+  from ml_collections import ConfigDict
+
+# Which extra brings a package that not every install has.
+_EXTRAS = {"apache_beam": "data", "espeakng_loader": "toy", "PIL": "toy"}
+_OURS = ("mocha_jax", "data_pipelines", "experiments")
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+  """Run one verb; return 0, or 2 if what was asked for cannot be done.
+
+  With MOCHA_DEBUG=1 in the environment, its traceback comes before the line.
+  An error that is our own fault is raised.
+  """
+  arguments = list(sys.argv[1:] if argv is None else argv)
+  verb = _verb(arguments)
+  try:
+    changes, arguments = overrides.split(arguments)
+    asked = flags.make_parser().parse_args(arguments)
+    if "config" in asked:
+      config = overrides.apply(configs.load(asked.config), changes)
+      _WITH_CONFIG[asked.verb](asked, config)
+    elif changes:
+      raise flags.UsageError(f"{changes[0]}: this verb takes no --config")
+    else:
+      _WITHOUT_CONFIG[asked.verb](asked)
+  except KeyboardInterrupt:
+    print(f"{verb}: stopped", file=sys.stderr)
+    return 130
+  except (ValueError, NotImplementedError, OSError, ImportError) as error:
+    line = _line(error)
+    if line is None:
+      raise
+    if os.environ.get("MOCHA_DEBUG") == "1":
+      traceback.print_exc()
+    print(f"{verb}: {line}", file=sys.stderr)
+    return 2
+  return 0
+
+
+def _line(error: Exception) -> str | None:
+  """Say in one line what the user can change; None if the fault is ours.
+
+  Ours is a ValueError that another library raised on what we gave it.
+  """
+  if isinstance(error, ImportError):
+    extra = _EXTRAS.get((error.name or "").partition(".")[0])
+    wanted = f"pip install 'mocha_jax[{extra}]'"
+    return f"{error.name} is not installed: {wanted}" if extra else None
+  last = list(traceback.walk_tb(error.__traceback__))[-1][0]
+  package = last.f_globals.get("__name__", "").partition(".")[0]
+  if not isinstance(error, OSError) and package not in _OURS:
+    return None
+  return " ".join(str(error).split()) or type(error).__name__
+
+
+def _verb(arguments: Sequence[str]) -> str:
+  """Name the verb for error messages: `mocha data toy`."""
+  words = []
+  for word in arguments[:2]:
+    if word.startswith("-") or (words and words[0] != "data"):
+      break
+    words.append(word)
+  return " ".join(["mocha", *words])
+
+
+def _toy(asked: Namespace, config: "ConfigDict") -> None:
+  from data_pipelines.toy import build
+
+  print(f"wrote {build.build(config)}")
+
+
+def _ingest(asked: Namespace, config: "ConfigDict") -> None:
+  _hush_beam()
+  from data_pipelines import ingest, records
+  from mocha_jax import media
+
+  options = ingest.IngestConfig(speech=asked.speech, text_only=asked.text_only)
+  if asked.beam:
+    options = dataclasses.replace(options, beam_flags=asked.beam)
+  summary = ingest.ingest(
+    asked.folder,
+    asked.captions,
+    clip=configs.section(media.ClipFormat, config.clip, "clip"),
+    directory=Path(config.to_dict()["data"]["root"], records.RAW),
+    options=options,
+  )
+  print(summary)
+
+
+def _encode(asked: Namespace, config: "ConfigDict") -> None:
+  _hush_beam()
+  from data_pipelines import encode
+
+  written = encode.encode(
+    config, beam_flags=asked.beam or None, overwrite=asked.overwrite
+  )
+  print(f"wrote {written}")
+
+
+def _inspect(asked: Namespace) -> None:
+  from data_pipelines import inspect
+
+  print(inspect.describe(asked.folder))
+
+
+def _train(asked: Namespace, config: "ConfigDict") -> None:
+  from mocha_jax import train
+
+  folder = asked.run or Path("runs", Path(asked.config).stem)
+  print(f"wrote {train.train(config, folder)}")
+
+
+def _sample(asked: Namespace) -> None:
+  from mocha_jax import sampling
+
+  if asked.csv:
+    if asked.speech:
+      raise flags.UsageError(
+        "--speech goes with --prompt; --csv has a column for it"
+      )
+    wishes = sampling.read_wishes(asked.csv, asked.out)
+  else:
+    wishes = (sampling.Wish(asked.prompt, asked.speech, asked.out),)
+  sampling.sample(
+    asked.run,
+    wishes,
+    seed=asked.seed,
+    frames=asked.frames,
+    changes=dict(
+      steps=asked.steps,
+      speech_guidance=asked.speech_guidance,
+      text_guidance=asked.text_guidance,
+    ),
+  )
+
+
+def _score(asked: Namespace) -> None:
+  from mocha_jax.evaluation import score
+
+  score.score(asked.run)
+
+
+def _experiments(asked: Namespace) -> None:
+  del asked
+  names = configs.names()
+  for name in names:
+    print(f"{name:{max(map(len, names))}}  {configs.summary(name)}")
+
+
+def _hush_beam() -> None:
+  """Drop what Beam says on import about a cloud that nobody asked for."""
+  logging.getLogger().addFilter(
+    lambda record: "apitools not found" not in record.getMessage()
+  )
+
+
+_WITH_CONFIG = {
+  "toy": _toy,
+  "ingest": _ingest,
+  "encode": _encode,
+  "train": _train,
+}
+_WITHOUT_CONFIG = {
+  "inspect": _inspect,
+  "sample": _sample,
+  "score": _score,
+  "experiments": _experiments,
+}
