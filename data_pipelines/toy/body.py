@@ -18,6 +18,7 @@ HANDS: dict[str, Point] = {
 }
 _ELBOW = (1.42, 1.55)
 _SHOULDER = (1.02, 1.52)
+_RIM = 0.045
 _TORSO = (
   (-0.8, 1.2),
   (0.8, 1.2),
@@ -70,46 +71,55 @@ def draw_arm(pen: Pen, look: Look, swing: float) -> None:
     y += 0.25 * swing
   sleeve = blend(shirt, (20, 20, 40), 0.10)
   bend = ((x + 2 * _ELBOW[0]) / 3, (y + 2 * _ELBOW[1]) / 3)
+  # A rim in a darker tone parts the hand from a face of the same colour.
+  rim = blend(skin, (90, 30, 20), 0.35)
+  hand = _HAND_SHAPES[look.action]
+  pen.stroke([_ELBOW, (x, y)], 0.26 + 2 * _RIM, rim)
+  hand(pen, x, y, rim, _RIM)
   pen.stroke([_ELBOW, (x, y)], 0.26, skin)
   pen.stroke([_SHOULDER, _ELBOW, bend], 0.44, sleeve)
-  _HAND_SHAPES[look.action](pen, x, y, skin)
+  hand(pen, x, y, skin, 0.0)
 
 
-def _open_hand(pen: Pen, x: float, y: float, skin: Colour) -> None:
-  for angle in (-0.75, -0.28, 0.18, 0.62):
+def _open_hand(
+  pen: Pen, x: float, y: float, colour: Colour, rim: float
+) -> None:
+  for angle in (-0.80, -0.14, 0.52):
     tip = (x + 0.42 * math.sin(angle), y - 0.42 * math.cos(angle))
-    pen.stroke([(x, y), tip], 0.125, skin)
-  pen.stroke([(x, y), (x - 0.36, y + 0.02)], 0.125, skin)
-  pen.disc(x, y, 0.21, 0.22, skin)
+    pen.stroke([(x, y), tip], 0.125 + 2 * rim, colour)
+  pen.stroke([(x, y), (x - 0.34, y + 0.08)], 0.125 + 2 * rim, colour)
+  pen.disc(x, y, 0.21 + rim, 0.22 + rim, colour)
 
 
-def _pointing_hand(pen: Pen, x: float, y: float, skin: Colour) -> None:
-  shade = blend(skin, (110, 40, 30), 0.3)
-  pen.stroke([(x - 0.05, y), (x - 0.05, y - 0.62)], 0.17, skin)
-  pen.disc(x, y, 0.25, 0.24, skin)
+def _pointing_hand(
+  pen: Pen, x: float, y: float, colour: Colour, rim: float
+) -> None:
+  finger = [(x - 0.05, y), (x - 0.05, y - 0.62)]
+  pen.stroke(finger, 0.17 + 2 * rim, colour)
+  pen.disc(x, y, 0.25 + rim, 0.24 + rim, colour)
+  if rim:
+    return
+  shade = blend(colour, (110, 40, 30), 0.3)
   for k in range(3):
     knuckle = y - 0.08 + 0.11 * k
     pen.stroke([(x - 0.2, knuckle), (x - 0.03, knuckle)], 0.035, shade)
 
 
-def _fist_with_cup(pen: Pen, x: float, y: float, skin: Colour) -> None:
-  dark = blend(CUP, (0, 0, 40), 0.3)
-  pen.shape(
-    [
-      (x - 0.3, y - 0.38),
-      (x + 0.26, y - 0.38),
-      (x + 0.22, y + 0.3),
-      (x - 0.26, y + 0.3),
-    ],
-    CUP,
-  )
-  pen.disc(x - 0.02, y - 0.38, 0.28, 0.08, dark)
-  pen.disc(x + 0.10, y + 0.02, 0.22, 0.20, skin)
+def _fist_with_cup(
+  pen: Pen, x: float, y: float, colour: Colour, rim: float
+) -> None:
+  if not rim:
+    pen.box(x - 0.28, y - 0.38, x + 0.24, y + 0.3, CUP)
+    pen.disc(x - 0.02, y - 0.38, 0.28, 0.08, blend(CUP, (0, 0, 40), 0.3))
+  pen.disc(x + 0.10, y + 0.02, 0.22 + rim, 0.20 + rim, colour)
 
 
-def _flat_hand(pen: Pen, x: float, y: float, skin: Colour) -> None:
-  pen.stroke([(x + 0.18, y + 0.16), (x - 0.34, y - 0.16)], 0.22, skin)
-  pen.disc(x + 0.08, y + 0.08, 0.19, 0.17, skin)
+def _flat_hand(
+  pen: Pen, x: float, y: float, colour: Colour, rim: float
+) -> None:
+  palm = [(x + 0.18, y + 0.16), (x - 0.34, y - 0.16)]
+  pen.stroke(palm, 0.22 + 2 * rim, colour)
+  pen.disc(x + 0.08, y + 0.08, 0.19 + rim, 0.17 + rim, colour)
 
 
 _HAND_SHAPES = {

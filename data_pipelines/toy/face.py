@@ -29,7 +29,7 @@ class Look:
 
 # A brow's height at its inner, middle and outer third, over the head's centre.
 _BROWS = {
-  "neutral": (0.40, 0.43, 0.40),
+  "neutral": (0.42, 0.46, 0.40),
   "happy": (0.50, 0.61, 0.47),
   "sad": (0.62, 0.48, 0.32),
   "angry": (0.24, 0.38, 0.52),

@@ -88,10 +88,10 @@ def synthesise(text: str, voice: Voice, *, sample_rate: int) -> Utterance:
   Raises ImportError where the extra `toy` is missing, and ValueError for a
   voice that espeak-ng does not know.
   """
-  samples, events, own_rate = _speak(text, voice)
-  phonemes = tuple(Phoneme(at / own_rate, ipa) for at, ipa in events)
   import soxr
 
+  samples, events, own_rate = _speak(text, voice)
+  phonemes = tuple(Phoneme(at / own_rate, ipa) for at, ipa in events)
   sound = samples.astype(np.float32) / 32768
   sound = soxr.resample(sound, own_rate, sample_rate)
   return Utterance(sound, sample_rate, phonemes)
@@ -104,7 +104,8 @@ def _paths() -> tuple[str, str]:
     loader = importlib.import_module("espeakng_loader")
   except ImportError as e:
     raise ImportError(
-      "speech for Cartoon Talkers needs espeak-ng: pip install mocha_jax[toy]"
+      "speech for Cartoon Talkers needs espeak-ng: pip install mocha_jax[toy]",
+      name="espeakng_loader",
     ) from e
   return loader.get_library_path(), loader.get_data_path()
 

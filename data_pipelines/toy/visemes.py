@@ -100,6 +100,16 @@ def at_rest(frames: int) -> Track:
   return Track(zeros, width, zeros, np.zeros(frames, np.uint8))
 
 
+def join(parts: Sequence[Track]) -> Track:
+  """Put tracks one after another."""
+  return Track(
+    *(
+      np.concatenate([getattr(part, field.name) for part in parts])
+      for field in dataclasses.fields(Track)
+    )
+  )
+
+
 def track(
   phonemes: Sequence[Phoneme],
   samples: Float[np.ndarray, "A"],
