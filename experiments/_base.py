@@ -65,4 +65,70 @@ def get_config() -> ConfigDict:
       stages=(dict(steps=1, weights=dict(text_only=0.2, close_up=0.8)),),
     )
   )
+
+  # The network. What the codec and the speech encoder decide, follows them.
+  config.model = ConfigDict(
+    dict(
+      layers=5,
+      width=192,
+      ffn=512,
+      heads=6,
+      head=32,
+      channels=config.codec.get_ref("channels"),
+      patch=2,
+      ratio=config.codec.get_ref("time"),
+      causal=config.codec.get_ref("causal"),
+      max_frames=12,  # 48 frames / 4
+      max_rows=4,  # 64 pixels / 8 / patch
+      max_columns=4,
+      speech=dict(
+        features=config.speech_encoder.get_ref("mels")
+        * config.speech_encoder.get_ref("hops_per_frame"),
+        context=5,
+        hidden=512,
+        attention="window",
+        order="slots",
+        edge="clip",
+        position="none",
+      ),
+      frozen_text=ConfigDict(),
+      small_text=dict(
+        vocabulary=config.text_encoder.get_ref("vocabulary"),
+        length=config.text_encoder.get_ref("length"),
+        layers=1,
+      ),
+      dtype="float32",
+      remat="none",
+    )
+  )
+  config.flow = ConfigDict(dict(shift=1.0))
+  config.optim = ConfigDict(
+    dict(
+      learning_rate=1e-3,
+      warmup_steps=100,
+      schedule="cosine",
+      decay_steps=1000,
+      b1=0.9,
+      b2=0.99,
+      eps=1e-8,
+      weight_decay=0.01,
+      clip_norm=1.0,
+    )
+  )
+  config.step = ConfigDict(dict(accumulate=1, ema=0.995))
+  config.train = ConfigDict(
+    dict(total_steps=1000, log_every=50, save_every=500, keep=2)
+  )
+  # Devices along each axis; -1 takes what is left.
+  config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))
+  config.sample = ConfigDict(
+    dict(
+      steps=50,
+      schedule="linear_quadratic",
+      shift=1.0,
+      speech_guidance=2.0,
+      text_guidance=2.0,
+      batch_size=16,
+    )
+  )
   return config

@@ -1,12 +1,14 @@
 """What one training step is given: latents and what conditions them."""
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 
 import jax
 from jaxtyping import Array, Bool, Float, Int
 
 
+@typing.no_type_check  # A tree map may put anything in the fields.
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Condition:
@@ -22,6 +24,7 @@ class Condition:
   text_mask: Mapping[str, Bool[Array, "B L"]]
 
 
+@typing.no_type_check  # A tree map may put anything in the fields.
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:

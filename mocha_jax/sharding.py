@@ -101,3 +101,11 @@ def constrain(x: jax.Array, letters: str) -> jax.Array:
 def batch_shards(mesh: Mesh) -> int:
   """Return into how many parts B is split."""
   return math.prod(mesh.shape[axis] for axis in ACTIVATIONS["B"])
+
+
+def place(batch: Any, mesh: Mesh) -> Any:
+  """Put this process's part of a batch on its devices."""
+  where = batch_sharding(mesh)
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(where, x), batch
+  )

@@ -57,7 +57,7 @@ class Positions(nnx.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class SmallTextConfig:
+class TrainedTextConfig:
   """A text encoder that is trained with the model.
 
   vocabulary: ids, 0 is padding; length: tokens at most; layers: blocks.
@@ -84,7 +84,7 @@ class TextBlock(nnx.Module):
     return x + self.mlp(self.mlp_norm(x))
 
 
-class SmallText(nnx.Module):
+class TrainedText(nnx.Module):
   """Embeds hashed words and pairs of neighbours, then mixes them.
 
   A pair ("red", "shirt") has an id of its own, hashed from the two words', so
@@ -94,7 +94,7 @@ class SmallText(nnx.Module):
   PAIR = 1_000_003  # An odd multiplier spreads the pairs over the vocabulary.
 
   def __init__(
-    self, config: SmallTextConfig, width: int, heads: int, *, rngs: nnx.Rngs
+    self, config: TrainedTextConfig, width: int, heads: int, *, rngs: nnx.Rngs
   ):
     sizes = dict(V=config.vocabulary, L=config.length, D=width)
     self.word = table(rngs, "V D", sizes, scale=1.0)
@@ -140,7 +140,7 @@ class TextEmbedding(nnx.Module):
   def __init__(
     self,
     frozen: Mapping[str, int],
-    small: SmallTextConfig | None,
+    small: TrainedTextConfig | None,
     width: int,
     heads: int,
     *,
@@ -151,7 +151,7 @@ class TextEmbedding(nnx.Module):
       for name, features in frozen.items()
     }
     if small is not None:
-      encoders["small_text"] = SmallText(small, width, heads, rngs=rngs)
+      encoders["small_text"] = TrainedText(small, width, heads, rngs=rngs)
     self.encoders = nnx.Dict(encoders)
 
   def __call__(

@@ -26,9 +26,9 @@ from mocha_jax.kernels.speech_window.geometry import Geometry
 from mocha_jax.models.attention import Attention
 from mocha_jax.models.embed import (
   Positions,
-  SmallTextConfig,
   TextEmbedding,
   TimeEmbedding,
+  TrainedTextConfig,
 )
 from mocha_jax.models.layers import (
   Linear,
@@ -80,7 +80,7 @@ class ModelConfig:
   max_columns: int
   speech: SpeechConfig
   frozen_text: Mapping[str, int]
-  small_text: SmallTextConfig | None
+  small_text: TrainedTextConfig | None
   dtype: Literal["float32", "bfloat16"]
   remat: Literal["none", "dots", "full"]
 

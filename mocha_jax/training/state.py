@@ -1,6 +1,7 @@
 """The train state: all that a step reads and writes, and where it lives."""
 
 import dataclasses
+import typing
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jax.sharding import Mesh
 from mocha_jax import sharding
 
 
+@typing.no_type_check  # A tree map may put anything in the fields.
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:

@@ -8,6 +8,7 @@ over the R speech tokens j in the window of latent frame f.
 
 import dataclasses
 import math
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from mocha_jax.kernels.speech_window.geometry import Geometry
 EPSILON = 1e-6
 
 
+@typing.no_type_check  # A tree map may put anything in the fields.
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Weights:

@@ -1,0 +1,44 @@
+"""MoCha-30B, the paper's model (arXiv 2503.23307, section 4.1).
+
+48 layers of width 6,144: 28.991 B parameters in attention and feed-forward
+parts, 7.248 B in speech attention, 0.226 B in the shared modulation, 0.055 B
+in the speech projector, 0.042 B in the text projections.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import _base
+
+
+def get_config() -> ConfigDict:
+  config = _base.get_config()
+  # 125 frames at 24 fps are 5.2 s; on the causal grid 32 latent frames.
+  config.clip = dict(
+    frames=125, fps=24, height=512, width=1024, sample_rate=16_000
+  )
+  config.codec.update(time=4, space=8, channels=16, causal=True)
+
+  model = config.model
+  model.update(layers=48, width=6144, ffn=16_384, heads=48, head=128)
+  # 1,024 x 512 pixels / 8 / 2 = 64 x 32 = 2,048 tokens a frame, 65,536 a clip.
+  model.update(max_frames=33, max_rows=66, max_columns=66)
+  # wav2vec2-base: 12 layers x 768 numbers per video frame.
+  model.speech = dict(
+    features=9216,
+    context=5,
+    hidden=512,
+    attention="window",
+    order="none",
+    edge="clip",
+    position="none",
+  )
+  model.frozen_text = dict(ul2=4096, byt5=1472, metaclip=1280)
+  model.small_text = None
+  model.update(dtype="bfloat16", remat="full")
+
+  config.data.batch_size = 512
+  config.optim.update(
+    learning_rate=1e-5, warmup_steps=2000, schedule="constant"
+  )
+  config.sample.update(speech_guidance=7.5, text_guidance=7.5)
+  return config

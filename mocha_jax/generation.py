@@ -1,0 +1,174 @@
+"""From prompts and speech to frames, with the model of a run."""
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from mocha_jax import prompts, run, sharding
+from mocha_jax.batch import Condition
+from mocha_jax.diffusion import guidance, sample
+from mocha_jax.encoders import make_speech_encoder, make_text_encoders
+from mocha_jax.media import ClipFormat
+from mocha_jax.models.movie_gen import ModelConfig
+from mocha_jax.sections import section
+from mocha_jax.training.checkpoint import Checkpointer
+
+
+class Generator:
+  """Samples clips from a run's averaged parameters."""
+
+  def __init__(self, opened: run.Run):
+    given = opened.config.to_dict()
+    self.config = opened.config
+    self.codec = opened.codec()
+    self.clip = section(ClipFormat, given["clip"], "clip")
+    self.settings = section(sample.SampleConfig, given["sample"], "sample")
+    self._model = section(ModelConfig, given["model"], "model")
+    self._speech_encoder = make_speech_encoder(given["speech_encoder"])
+    self._text_encoders = make_text_encoders(given["text_encoder"])
+    self._network = run.make_network(self.config)
+    self._mesh = sharding.make_mesh(sharding.MeshConfig(1, -1, 1))
+    self.step, self._params = self._restore(opened)
+
+  @classmethod
+  def from_run(cls, folder: pathlib.Path) -> "Generator":
+    """Open a run folder with at least one checkpoint.
+
+    Raises:
+      FileNotFoundError: no run folder, or one without a checkpoint.
+    """
+    return cls(run.open_run(folder))
+
+  def _restore(self, opened: run.Run):
+    checkpointer = Checkpointer(
+      opened.checkpoints, keep=opened.config.to_dict()["train"]["keep"]
+    )
+    if checkpointer.latest is None:
+      raise FileNotFoundError(f"no checkpoint in {opened.checkpoints}")
+    like = jax.tree.map(
+      lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+      self._network.shapes,
+      self._network.shardings(self._mesh),
+    )
+    params = checkpointer.restore_part("ema", like)
+    checkpointer.close()
+    return checkpointer.latest, params
+
+  def frames_for(self, speech: Float[np.ndarray, "A"]) -> int:
+    """Return how many frames the speech lasts, on the codec's grid.
+
+    Raises:
+      ValueError: longer than the model allows.
+    """
+    needed = max(
+      1, math.ceil(len(speech) / self.clip.sample_rate * self.clip.fps)
+    )
+    ratio, causal = self._model.ratio, self._model.causal
+    frames = -(-(needed - causal) // ratio) * ratio + causal
+    limit = self._model.max_video_frames
+    if frames > limit:
+      raise ValueError(
+        f"speech of {needed / self.clip.fps:.2f} s needs {frames} frames; "
+        f"the model allows {limit}, {limit / self.clip.fps:.2f} s"
+      )
+    return frames
+
+  def generate(
+    self,
+    texts: Sequence[str],
+    speech: Sequence[Float[np.ndarray, "A"]],
+    *,
+    seed: int,
+    frames: int | None = None,
+    settings: sample.SampleConfig | None = None,
+  ) -> UInt8[np.ndarray, "B F H W 3"]:
+    """Return a clip for each prompt and its speech (empty: no speech).
+
+    speech: mono at the clip's sample rate. frames: of every clip, those of
+    the training clips unless given. Clip i depends on its own prompt, speech,
+    the seed and i alone.
+
+    Raises:
+      ValueError: a prompt names a person it never describes, or is too long
+        for the text encoder; or frames that the model does not allow.
+    """
+    settings = settings or self.settings
+    frames = self.clip.frames if frames is None else frames
+    self.frames_for(np.zeros(frames * self.clip.sample_rate // self.clip.fps))
+    for text in texts:
+      prompts.parse(text)
+    keys = jax.random.split(jax.random.key(seed), len(texts))
+    shards = sharding.batch_shards(self._mesh)
+    size = -(-min(settings.batch_size, len(texts)) // shards) * shards
+    clips = []
+    for start in range(0, len(texts), size):
+      chosen = [min(start + i, len(texts) - 1) for i in range(size)]
+      latents = self._latents(
+        [texts[i] for i in chosen],
+        [speech[i] for i in chosen],
+        keys[jnp.asarray(chosen)],
+        frames,
+        settings,
+      )
+      clips.append(self.codec.decode(latents[: len(texts) - start]))
+    return np.concatenate(clips)
+
+  def _latents(self, texts, speech, keys, frames: int, settings):
+    shape = self.codec.latent_shape(frames, self.clip.height, self.clip.width)
+    noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+    null = self._condition(
+      [""] * len(texts), [np.zeros(0)] * len(texts), frames
+    )
+    condition = self._condition(texts, speech, frames)
+    place = lambda x: sharding.place(jax.device_get(x), self._mesh)
+    with jax.set_mesh(self._mesh):
+      latents = self._sampler(settings)(
+        self._params, place(noise), place(condition), place(null)
+      )
+    return np.asarray(latents)
+
+  @functools.cache  # noqa: B019
+  def _sampler(self, settings: sample.SampleConfig):
+    scale = guidance.Guidance(
+      speech=settings.speech_guidance, text=settings.text_guidance
+    )
+
+    def sampler(params, noise, condition, null):
+      model = guidance.nested(self._network.bind(params), null, scale)
+      return sample.euler(model, noise, condition, sample.times(settings))
+
+    return jax.jit(sampler)
+
+  def _condition(self, texts, speech, frames: int) -> Condition:
+    """Encode a batch; an empty speech is the null speech, zero vectors."""
+    vectors = [
+      self._speech_encoder(
+        samples.astype(np.float32),
+        sample_rate=self.clip.sample_rate,
+        fps=self.clip.fps,
+        frames=frames,
+      )
+      if len(samples)
+      else np.zeros((frames, self._speech_encoder.width), np.float32)
+      for samples in speech
+    ]
+    text, mask = {}, {}
+    for name, encoder in self._text_encoders.items():
+      tokens, masks = zip(*map(encoder, texts), strict=True)
+      text[name], mask[name] = np.stack(tokens), np.stack(masks)
+    return Condition(jnp.asarray(np.stack(vectors)), text, mask)
+
+
+def replace(
+  settings: sample.SampleConfig, **changes: float | int | None
+) -> sample.SampleConfig:
+  """Return settings with those changes that are not None."""
+  given = {k: v for k, v in changes.items() if v is not None}
+  return dataclasses.replace(settings, **given)
