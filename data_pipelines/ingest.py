@@ -58,12 +58,13 @@ class Summary:
   """What became of the clips of a folder.
 
   `records` counts them per split; `unused_captions` counts rows without a
-  clip.
+  clip; `remarks` says of clips what is worth a look.
   """
 
   directory: str
   records: Mapping[str, int]
   refused: Refusals
+  remarks: Mapping[str, str]
   unused_captions: int
 
   def __str__(self) -> str:
@@ -74,6 +75,7 @@ class Summary:
     for reason, clips in self.refused.items():
       lines.append(f"  refused, {reason + ':':<19}{len(clips):>6}")
       lines += [f"    {name}: {found}" for name, found in clips.items()]
+    lines += [f"  {name}: {remark}" for name, remark in self.remarks.items()]
     if self.unused_captions:
       lines.append(
         f"  {'captions without a clip':<28}{self.unused_captions:>6}"
@@ -107,11 +109,13 @@ def ingest(
   directory.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=directory, prefix="staged_") as stage:
     _stage_all(clips, clip, options, stage)
-    staged = collections.defaultdict(list)
+    staged, remarks = collections.defaultdict(list), {}
     for path in sorted(pathlib.Path(stage).glob("*.json")):
       outcome = json.loads(path.read_text())
       if outcome["reason"]:
         refused[outcome["reason"]][outcome["name"]] = outcome["detail"]
+      elif outcome["detail"]:
+        remarks[outcome["name"]] = outcome["detail"]
       staged[outcome["split"]] += outcome["staged"]
     staged = {split: paths for split, paths in staged.items() if paths}
     if staged:
@@ -120,6 +124,7 @@ def ingest(
     str(directory),
     {split: len(paths) for split, paths in sorted(staged.items())},
     {reason: refused[reason] for reason in REASONS if refused[reason]},
+    remarks,
     unused,
   )
   _save(summary, directory / "ingest.json")
@@ -215,17 +220,27 @@ def _stage(
 ) -> None:
   """Write a clip's records, and then what became of it."""
   number, source = numbered
-  outcome = {"name": source.name, "split": source.split, "reason": ""}
-  staged = []
+  taken, reason, detail = [], "", ""
   try:
-    for record in real_clips.read(source, clip, config):
-      staged.append(os.path.join(stage, f"{number:08}_{len(staged):04}.npz"))
-      np.savez(staged[-1], **record)
+    taken, detail = real_clips.read(source, clip, config)
   except Refused as error:
-    outcome |= {"reason": error.reason, "detail": error.detail}
+    reason, detail = error.reason, error.detail
+  staged = [
+    os.path.join(stage, f"{number:08}_{window:04}.npz")
+    for window in range(len(taken))
+  ]
+  for path, record in zip(staged, taken, strict=True):
+    np.savez(path, **record)
+  outcome = {
+    "name": source.name,
+    "split": source.split,
+    "reason": reason,
+    "detail": detail,
+    "staged": staged,
+  }
   path = os.path.join(stage, f"{number:08}.json")
   with open(path, "w", encoding="utf-8") as file:
-    json.dump(outcome | {"staged": staged}, file)
+    json.dump(outcome, file)
 
 
 def _unstage(path: str) -> records.Record:

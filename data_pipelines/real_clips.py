@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float
@@ -73,32 +72,33 @@ class RealClip:
 
 def read(
   source: RealClip, clip: media.ClipFormat, config: ReadConfig
-) -> Iterator[records.Record]:
-  """Yield the raw records of a file, one per window; P = 0 people are known.
+) -> tuple[list[records.Record], str]:
+  """Return the raw records of a file, one per window, and remarks on it.
 
-  The first window carries the clip's name, window w > 0 that name and `@w`.
-  Raises Refused; of several windows, silent ones are left out as long as one
-  is not.
+  No people are known (P = 0). The first window carries the clip's name,
+  window w > 0 that name and `@w`. Of several windows, silent ones are left
+  out. Raises Refused.
   """
   prompt = _prompt(source)
   video = _video(source, clip, config)
-  sound = _sound(source, video, clip, config)
-  starts = range(0, len(video.frames) - clip.frames + 1, clip.frames)
-  windows = [round(start * clip.sample_rate / clip.fps) for start in starts]
-  taken = 0
-  for window, (start, sample) in enumerate(zip(starts, windows, strict=True)):
-    speech = sound[sample : sample + clip.samples]
+  sound, remark = _sound(source, video, clip, config)
+  taken, windows = [], len(video.frames) // clip.frames
+  for window in range(windows):
+    speech = sound
     if len(sound):
-      speech = media.fit(speech, clip.samples)
+      start = round(window * clip.frames * clip.sample_rate / clip.fps)
+      speech = media.fit(sound[start:], clip.samples)
       if loudness(speech, clip.sample_rate) < config.silence:
         continue
-    taken += 1
-    frames = video.frames[start : start + clip.frames]
     name = f"{source.name}@{window}" if window else source.name
-    yield _record(source, name, prompt, frames, speech)
+    frames = video.frames[window * clip.frames :][: clip.frames]
+    taken.append(_record(source, name, prompt, frames, speech))
   if not taken:
-    level = loudness(sound, clip.sample_rate)
+    level = loudness(sound[: windows * clip.samples], clip.sample_rate)
     raise Refused("silent", f"no louder than {level:.0f} dB of full scale")
+  if len(taken) < windows:
+    remark += f"; {windows - len(taken)} of {windows} windows silent, left out"
+  return taken, remark.removeprefix("; ")
 
 
 def loudness(sound: Float[np.ndarray, "A"], sample_rate: int) -> float:
@@ -142,19 +142,21 @@ def _sound(
   video: media.Video,
   clip: media.ClipFormat,
   config: ReadConfig,
-) -> Float[np.ndarray, "A"]:
-  """Return the speech from the first picture on; empty for text only."""
+) -> tuple[Float[np.ndarray, "A"], str]:
+  """Return the speech from the first picture on, and a remark."""
   if source.kind == "text_only":
-    return np.zeros(0, np.float32)
+    return np.zeros(0, np.float32), ""
   if source.speech is None:
-    return _own_sound(video, clip)
+    return _own_sound(video, clip), ""
   try:
     speech = media.read_sound(source.speech, clip.sample_rate)
   except (ValueError, OSError) as error:
     raise Refused("broken", str(error)) from error
-  if not config.align:
-    return speech
-  return _aligned(speech, video, clip)
+  if video.sound is None or not video.sound.any():
+    if config.align:
+      raise Refused("not aligned", "has no sound of its own to align with")
+    return speech, ""
+  return _aligned(speech, video.sound, clip, config)
 
 
 def _own_sound(
@@ -175,24 +177,28 @@ def _own_sound(
 
 
 def _aligned(
-  speech: Float[np.ndarray, "A"], video: media.Video, clip: media.ClipFormat
-) -> Float[np.ndarray, "_"]:
-  """Shift speech to where the clip's own sound has it."""
-  if video.sound is None:
-    raise Refused("not aligned", "has no sound of its own to align with")
-  lag = media.measure_lag(video.sound, speech)
-  start = max(0, -lag)
-  shifted = np.pad(speech[start:], (max(0, lag), 0))
-  both = min(len(shifted), len(video.sound))
-  a, b = video.sound[:both], shifted[:both]
-  cosine = float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-9))
-  if cosine < _SAME_SOUND:
-    raise Refused(
-      "not aligned",
-      "its sound is not the speech: they agree best at a lag of "
-      f"{lag / clip.sample_rate:.3f} s, with a cosine of {cosine:.2f}",
-    )
-  return shifted
+  speech: Float[np.ndarray, "A"],
+  sound: Float[np.ndarray, "C"],
+  clip: media.ClipFormat,
+  config: ReadConfig,
+) -> tuple[Float[np.ndarray, "_"], str]:
+  """Shift speech to where the clip's own sound has it, or remark on it."""
+  lag = media.measure_lag(sound, speech)
+  shifted = np.pad(speech[max(0, -lag) :], (max(0, lag), 0))
+  both = min(len(shifted), len(sound))
+  cosine = float(shifted[:both] @ sound[:both]) / (
+    float(np.linalg.norm(shifted[:both]) * np.linalg.norm(sound[:both])) + 1e-9
+  )
+  found = (
+    f"a lag of {lag / clip.sample_rate:+.4f} s, with a cosine of {cosine:.2f}"
+  )
+  if config.align:
+    if cosine < _SAME_SOUND:
+      raise Refused("not aligned", f"its sound is not the speech: {found}")
+    return shifted, f"; speech shifted to {found}" if lag else ""
+  if cosine >= _SAME_SOUND and abs(lag) * clip.fps > clip.sample_rate:
+    return speech, f"; not in sync: its own sound has the speech at {found}"
+  return speech, ""
 
 
 def _record(source, name, prompt, frames, speech) -> records.Record:

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 Path = str | os.PathLike[str]
+Rate = int | float | Fraction  # Per second.
 
 # A picture that appears just in the middle of an interval, give or take so
 # many seconds, is too late for it: rounded stamps must not decide.
@@ -27,6 +28,10 @@ _TIE = Fraction(1, 1000)
 # Frames of sound are laid end to end; only a stamp that is off by more than
 # this many seconds is a real gap or overlap (Matroska rounds to 1 ms).
 _GAP = 0.005
+
+# The outermost parts of an mp4 or mov.
+_BOXES = (b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide")
+_BOXES += (b"uuid", b"meta", b"mfra", b"sidx", b"styp", b"pnot", b"udta")
 
 
 @contextlib.contextmanager
@@ -42,6 +47,8 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
     raise FileNotFoundError(f"{path}: no such file")
   try:
     with av.open(str(path)) as container:
+      if "mp4" in container.format.name:
+        _check_boxes(path)
       yield container
   except av.error.FFmpegError as error:
     raise ValueError(f"{path}: broken: {error.strerror}") from error
@@ -61,6 +68,8 @@ def decode(
   """
   counts = {stream: _Count(stream) for stream in sinks}
   for stream in sinks:
+    if stream.codec_context is None:
+      raise ValueError(f"broken: its {stream.type} is of no known kind")
     stream.codec_context.options = {"err_detect": "explode"}
     stream.codec_context.thread_type = "AUTO"
   for packet in container.demux(*sinks):
@@ -72,6 +81,23 @@ def decode(
       sinks[stream].add(frame)
   for count in counts.values():
     count.check()
+
+
+def _check_boxes(path: Path) -> None:
+  """Refuse an mp4 or mov whose outermost boxes reach beyond its end."""
+  start, end = 0, os.path.getsize(path)
+  with open(path, "rb") as file:
+    while start < end:
+      file.seek(start)
+      header = file.read(16)
+      size, kind = int.from_bytes(header[:4], "big"), header[4:8]
+      if size == 1:  # The true size follows.
+        size = int.from_bytes(header[8:], "big")
+      if size == 0 or kind not in _BOXES:  # To the end; or junk behind it.
+        return
+      start += size
+  if start > end:
+    raise ValueError(f"broken: cut short: {end} of {start} bytes")
 
 
 class _Count:
@@ -137,7 +163,7 @@ class Pictures:
   def __init__(
     self,
     stream: av.VideoStream,
-    fps: float | None,
+    fps: Rate | None,
     size: tuple[int, int] | None,
     limit: int | None,
   ):

@@ -14,11 +14,12 @@ import av
 import numpy as np
 import soundfile
 import soxr
+from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import Float, UInt8
 
 from mocha_jax import decode
 
-Path = str | os.PathLike[str]
+Path = decode.Path
 
 _AAC_RATES = (7_350, 8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000)
 _AAC_RATES += (44_100, 48_000, 64_000, 88_200, 96_000)
@@ -64,7 +65,7 @@ class Video:
 def read_video(
   path: Path,
   *,
-  fps: float | None = None,
+  fps: decode.Rate | None = None,
   size: tuple[int, int] | None = None,
   sample_rate: int | None = None,
   max_frames: int | None = None,
@@ -136,7 +137,7 @@ def read_sound(path: Path, sample_rate: int) -> Float[np.ndarray, "A"]:
 def write_video(
   path: Path,
   frames: UInt8[np.ndarray, "F H W 3"],
-  fps: float,
+  fps: decode.Rate,
   sound: Float[np.ndarray, "A"] | None,
   sample_rate: int,
 ) -> None:
@@ -147,6 +148,8 @@ def write_video(
   """
   if frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
     raise ValueError(f"{frames.shape=} must be [F, H, W, 3] with F >= 1")
+  if not fps > 0:
+    raise ValueError(f"{fps=} must be more than 0")
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
@@ -218,6 +221,9 @@ def _picture_stream(container, frames, fps):
   )
   stream.height, stream.width = (n + n % 2 for n in frames.shape[1:3])
   stream.pix_fmt = "yuv420p"
+  # What from_ndarray's pictures become, said so that players know too.
+  stream.codec_context.colorspace = Colorspace.ITU601
+  stream.codec_context.color_range = ColorRange.MPEG
   stream.options = {"crf": "14", "preset": "medium"}
   return stream
 
