@@ -39,6 +39,7 @@ _OPENING = re.compile(
   r"\(\s*(?P<in>Person\d+)\s*\)|(?:^|(?<=[\n.;!?]))[\s*-]*(?P<at>Person\d+)\b"
 )
 _SENTENCE_END = re.compile(r"[.;!?](?!\d)|\n")
+_TAIL = re.compile(r"(\s|[,;-]|\band)+$")
 _PHRASE_END = re.compile(r",|\band\b")
 
 
@@ -191,7 +192,7 @@ def _description(before: str, after: str) -> str:
   after = _line(after)
   if not before:
     after = after.lstrip(":,- ")
-  return _line(f"{before} {after}").replace(" ,", ",").rstrip(",; -")
+  return _TAIL.sub("", _line(f"{before} {after}").replace(" ,", ","))
 
 
 def _check_tags(clips: tuple[str, ...], characters: dict[str, str]) -> None:
