@@ -25,7 +25,7 @@ MOUTH_AREA = math.pi / 4 * (2 * palette.MOUTH_HALF_WIDTH) * palette.MOUTH_HEIGHT
 
 # R + B - 2 G is 296 for the mouth, 7 to 20 for skins, and 0 for teeth. Below
 # the floor, a share of 296, lie skins, blush and the colour noise of a codec.
-_FLOOR = 0.14
+_FLOOR = 0.20
 _MOUTH: templates.Box = (0.02, 1.10, -0.56, 0.56)
 _CHEEKS: templates.Box = (0.04, 0.26, -0.42, 0.42)
 _CROWN: templates.Box = (-1.05, -0.93, -0.28, 0.28)
@@ -34,8 +34,9 @@ _CHEST: templates.Box = (1.24, 2.60, -1.0, 1.0)
 
 # Of these many pictures, evenly spaced, the slow comparisons are made.
 _STILLS = 12
-# Head moves, in head units (peak to peak), that count as a nod or a shake.
-_GESTURE = 0.20
+# A nod or a shake moves the head by 0.09 head units and more (deviation from a
+# straight path, root mean square), holding still by 0.03.
+_GESTURE = 0.06
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,7 @@ def read(
     hair=look.hair,
     shirt=look.shirt,
     emotion=look.emotion,
-    action=_action(seen, stage, look, shifts, actions),
+    action=_action(steady, stage, look, shifts, actions),
   )
 
 
@@ -218,15 +219,15 @@ def _mouth(
 
 
 def _action(
-  seen: Float[np.ndarray, "n H W 3"],
+  steady: Float[np.ndarray, "n H W 3"],
   stage: Stage,
   look: _Look,
   shifts: Int[np.ndarray, "n 2"],
   actions: tuple[str, ...],
 ) -> str:
   """Choose the arm's pose by drawings, the head's gestures by its path."""
-  picked = _stills(seen)
-  ground = _ground(seen[picked], stage, look)
+  picked = _stills(steady)
+  ground = _ground(steady[picked], stage, look)
   poses = [a for a in actions if a not in ("nod", "shake")]
   rest = look.with_(action="rest").draw(stage)
   drawings = {
@@ -244,7 +245,7 @@ def _action(
   def error(pose: str) -> float:
     each = [
       templates.shift_errors(
-        seen[picked], drawing.over(ground), region, reach=2
+        steady[picked], drawing.over(ground), region, reach=2
       ).min((1, 2))
       for (name, _), drawing in drawings.items()
       if name == pose
@@ -254,11 +255,18 @@ def _action(
   best = min(poses, key=error)
   if best != "rest":
     return best
-  down, across = np.ptp(shifts, axis=0) / stage.head[2]
+  down, across = _swing(shifts / stage.head[2])
   if max(down, across) < _GESTURE:
     return "rest"
   gesture = "nod" if down > across else "shake"
   return gesture if gesture in actions else "rest"
+
+
+def _swing(path: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "2"]:
+  """Return the deviation from a straight path, as a camera's move gives."""
+  time = np.linspace(-1, 1, len(path))
+  slope = (time @ path) / max(float(time @ time), 1e-6)
+  return (path - path.mean(0) - time[:, None] * slope).std(0)
 
 
 def _ground(

@@ -17,7 +17,7 @@ REST, CLOSED = 0, 1  # The visemes of a mouth at rest, and shut on m, b, p.
 
 # Openings are shares of the widest mouth. The least open viseme that is spoken
 # with the lips apart stands at 0.25 or more, rest and closed at 0.1 or less.
-SHUT_BELOW = 0.18
+SHUT_BELOW = 0.10
 
 # Shares of a clip's loud level (its 95th percentile). Pauses of real speech
 # measure below the first; nasals and voiced closures above the second.
