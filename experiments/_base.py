@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     dict(name="log_mel", mels=32, hops_per_frame=4)
   )
   config.text_encoder = ConfigDict(
-    dict(name="small_text", unit="words", vocabulary=4096, length=96)
+    dict(name="small_text", unit="words", vocabulary=4096, length=128)
   )
 
   # How many clips of each kind `mocha data toy` makes, per split.
@@ -129,6 +129,16 @@ def get_config() -> ConfigDict:
       speech_guidance=2.0,
       text_guidance=2.0,
       batch_size=16,
+    )
+  )
+  # `mocha score` samples so many held-out clips, evenly of all kinds; overall
+  # scores are means over the headline kinds (and clips without speech).
+  config.score = ConfigDict(
+    dict(
+      clips=16,
+      other_language_clips=4,
+      headline_kinds=("close_up", "medium_close_up"),
+      seed=1,
     )
   )
   return config
