@@ -4,10 +4,11 @@ Beside the records lie the codec, fitted to the training clips, and the
 encoding of the empty prompt, which stands in for a prompt that is dropped.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -117,15 +118,12 @@ class ClipEncoder:
   def __call__(self, index: int) -> records.Record:
     """Return the encoded record; ValueError names the raw one."""
     record = self.source[index]
-    try:
+    with _naming(record, self.source):
       _check_frames(record["frames"], self.clip)
       text = {
         name: encoder(record["prompt"])
         for name, encoder in self.text_encoders.items()
       }
-    except ValueError as error:
-      where = f"record {record['name']!r} of {self.source.directory}"
-      raise ValueError(f"{where}: {error}") from error
     return dict(
       name=record["name"],
       kind=record["kind"],
@@ -220,9 +218,20 @@ def _training_clips(
     sorted(order[: _FIT["clips"]]), "fit the codec", transient=True
   ):
     split, index = clips[choice]
-    frames = sources[split][index]["frames"]
-    _check_frames(frames, clip)
-    yield frames
+    record = sources[split][index]
+    with _naming(record, sources[split]):
+      _check_frames(record["frames"], clip)
+    yield record["frames"]
+
+
+@contextlib.contextmanager
+def _naming(record: records.Record, source: records.Records) -> Iterator[None]:
+  """Say which record an error is about."""
+  try:
+    yield
+  except ValueError as error:
+    where = f"record {record['name']!r} of {source.directory}"
+    raise ValueError(f"{where}: {error}") from error
 
 
 def _check_frames(frames: np.ndarray, clip: ClipFormat) -> None:

@@ -6,6 +6,7 @@ contiguous share. So a run can go on from any batch, also on other machines.
 """
 
 import dataclasses
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,10 +68,13 @@ class Batches(Iterator[Batch]):
     self._identity = {"seed": seed, "batch_size": config.batch_size}
     self._given = 0
     self._iterator = None
+    self._stop_reading = None
 
   def __next__(self) -> Batch:
     if self._iterator is None:
       self._iterator = iter(self._ahead())
+      # At exit too: else the workers' shared memory would stay.
+      self._stop_reading = weakref.finalize(self, self._iterator.close)
     batch = next(self._iterator)
     self._given += 1
     return batch
@@ -91,6 +95,8 @@ class Batches(Iterator[Batch]):
           f" {key}={here}"
         )
     self._given = state["batches"]
+    if self._stop_reading is not None:
+      self._stop_reading()
     self._iterator = None
 
   def _ahead(self) -> grain.IterDataset[Batch]:

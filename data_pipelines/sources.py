@@ -4,8 +4,6 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-import grain
-
 from data_pipelines import records
 
 TRAIN = "train_"
@@ -16,11 +14,9 @@ def folder(root: str | os.PathLike[str]) -> pathlib.Path:
   return pathlib.Path(root) / records.ENCODED
 
 
-def training_source(
-  root: str | os.PathLike[str], kind: str
-) -> grain.MapDataset[records.Record]:
+def training(root: str | os.PathLike[str], kind: str) -> records.Records:
   """Open the training clips of one kind, the split train_<kind>."""
-  return grain.MapDataset.source(records.read(folder(root), TRAIN + kind))
+  return records.read(folder(root), TRAIN + kind)
 
 
 def test_clips(
