@@ -49,7 +49,9 @@ class Checkpointer:
     if step == self.latest:
       return
     parts: dict[str, Any] = {
-      field.name: ocp.args.StandardSave(getattr(state, field.name))
+      field.name: ocp.args.StandardSave(
+        {field.name: getattr(state, field.name)}
+      )
       for field in dataclasses.fields(state)
     }
     parts["data"] = ocp.args.JsonSave(batches.get_state())
@@ -61,22 +63,27 @@ class Checkpointer:
     like: the shapes, types and shardings to restore into.
     """
     parts: dict[str, Any] = {
-      field.name: ocp.args.StandardRestore(getattr(like, field.name))
+      field.name: _restore(field.name, getattr(like, field.name))
       for field in dataclasses.fields(like)
     }
     parts["data"] = ocp.args.JsonRestore()
     saved = self._manager.restore(self.latest, args=ocp.args.Composite(**parts))
     batches.set_state(saved["data"])
-    return TrainState(**{k: v for k, v in saved.items() if k != "data"})
+    return TrainState(**{k: saved[k][k] for k in parts if k != "data"})
 
   def restore_part(self, name: str, like: Any) -> Any:
     """Return one part of the newest state, such as "ema"."""
-    args = ocp.args.Composite(**{name: ocp.args.StandardRestore(like)})
-    return self._manager.restore(self.latest, args=args)[name]
+    args = ocp.args.Composite(**{name: _restore(name, like)})
+    return self._manager.restore(self.latest, args=args)[name][name]
 
   def close(self) -> None:
     """Wait until what was saved is written."""
     self._manager.close()
+
+
+def _restore(name: str, like: Any) -> ocp.args.StandardRestore:
+  """Ask for one part; it lies under its name, since orbax wants a tree."""
+  return ocp.args.StandardRestore({name: like})
 
 
 def abstract_state(network: Network, optimizer, mesh: Mesh) -> TrainState:
