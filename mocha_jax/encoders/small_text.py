@@ -5,8 +5,8 @@ are made here; their embeddings are parameters of the model.
 """
 
 import dataclasses
+import hashlib
 import re
-import zlib
 from typing import Literal
 
 import numpy as np
@@ -73,6 +73,12 @@ class SmallText:
       return [_SPECIAL + byte for byte in prompt.encode()]
     buckets = self.config.vocabulary - _SPECIAL
     return [
-      _SPECIAL + zlib.crc32(word.encode()) % buckets
+      _SPECIAL + _hash(word) % buckets
       for word in _WORDS.findall(prompt.lower())
     ]
+
+
+def _hash(word: str) -> int:
+  """Hash a word, the same on every machine and in every process."""
+  digest = hashlib.blake2b(word.encode(), digest_size=8).digest()
+  return int.from_bytes(digest, "little")

@@ -1,9 +1,12 @@
+import random
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from data_pipelines.toy import captions, scene
 from mocha_jax import encoders
 from mocha_jax.encoders import small_text
 
@@ -71,6 +74,21 @@ def test_bytes_say_exactly_the_prompt():
   ids, mask = make("bytes")("Größe")
   text = bytes(int(i) - 2 for i in ids[mask][1:]).decode()
   assert text == "Größe"
+
+
+def test_words_of_the_toy_captions_have_ids_of_their_own():
+  """Two attributes of one id could not be told apart."""
+  encoder = make(vocabulary=4096, length=256)
+  words, ids = set(), set()
+  for kind in scene.KINDS:
+    for seed in range(100):
+      rng = random.Random(f"{kind} {seed}")
+      plan = scene.sample(kind, rng, held_out=False, frames=48)
+      prompt = captions.caption(plan)
+      tokens, mask = encoder(prompt)
+      words |= set(re.findall(r"\w+|[^\w\s]", prompt.lower()))
+      ids |= set(tokens[mask][1:].tolist())
+  assert len(words) == len(ids) > 80
 
 
 @pytest.mark.parametrize("unit, tokens", [("words", 17), ("bytes", 33)])
