@@ -144,7 +144,7 @@ def _plan(
   for name, path in paths.items():
     try:
       row = _one_row(found.get(name, []))
-      speech = _speech(row, name, folder, captions.parent, options)
+      speech = _speech(row, path, folder, captions.parent, options)
     except Refused as error:
       refused[error.reason][name] = error.detail
       continue
@@ -155,18 +155,22 @@ def _plan(
 
 
 def _names(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-  """Name the clips of a folder by their path, without suffix where it can."""
+  """Name clips by their path; the suffix counts if nothing else differs."""
   if not folder.is_dir():
     raise FileNotFoundError(f"{folder}: no such folder")
-  names = {}
-  for path in sorted(folder.rglob("*")):
-    if path.suffix.lower() in SUFFIXES and path.is_file():
-      path = path.relative_to(folder)
-      name = path.with_suffix("").as_posix()
-      names[path.as_posix() if name in names else name] = path
-  if not names:
+  paths = sorted(
+    path.relative_to(folder)
+    for path in folder.rglob("*")
+    if path.suffix.lower() in SUFFIXES and path.is_file()
+  )
+  if not paths:
     raise ValueError(f"{folder}: holds no clip ({', '.join(SUFFIXES)})")
-  return names
+  short = {path: path.with_suffix("") for path in paths}
+  bare = collections.Counter(short.values())
+  return {
+    (short[path] if bare[short[path]] == 1 else path).as_posix(): path
+    for path in paths
+  }
 
 
 def _one_row(rows: Sequence[tables.Caption]) -> tables.Caption:
@@ -180,7 +184,7 @@ def _one_row(rows: Sequence[tables.Caption]) -> tables.Caption:
 
 def _speech(
   row: tables.Caption,
-  name: str,
+  clip: pathlib.Path,
   folder: pathlib.Path,
   table: pathlib.Path,
   options: IngestConfig,
@@ -191,11 +195,15 @@ def _speech(
     if not any(path.is_file() for path in named):
       raise Refused("soundless", f"{row.speech}: no such file")
   else:
-    folders = [folder]
+    stems = [folder / clip.with_suffix("")]
     if options.speech is not None:
-      folders.insert(0, pathlib.Path(options.speech))
-    ends = ("_speech.wav", ".wav")
-    named = [parent / (name + end) for parent in folders for end in ends]
+      stems.insert(0, pathlib.Path(options.speech, clip.with_suffix("")))
+      stems.insert(1, pathlib.Path(options.speech, clip.stem))
+    named = [
+      stem.with_name(stem.name + end)
+      for stem in stems
+      for end in ("_speech.wav", ".wav")
+    ]
   return next((path for path in named if path.is_file()), None)
 
 

@@ -25,7 +25,7 @@ class Media:
   fps: Fraction = Fraction(24)
   frames: int = 60
   size: tuple[int, int] = (96, 128)
-  flash: int = 37
+  flash: int = 45
   sound: str | None = "aac"
   rate: int = 48_000
   layout: str = "stereo"
