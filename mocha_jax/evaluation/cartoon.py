@@ -141,15 +141,11 @@ def _likeness(
   mean = np.median(seen[_stills(seen)], axis=0)
   skin = _nearest(mean, stage.within(_CHEEKS), palette.SKINS)
   region = _unmoved(stage)
+  search = templates.Search(mean[None], reach=_reach(stage) // 2)
 
   def error(hair: str, style: str) -> float:
     template = _Look(skin=skin, hair=hair, style=style).draw(stage)
-    return templates.shift_errors(
-      mean[None],
-      template.colour,
-      template.solid * region,
-      reach=_reach(stage) // 2,
-    ).min()
+    return search.errors(template.colour, template.solid * region).min()
 
   pairs = itertools.product(palette.HAIRS, palette.STYLES)
   hair, style = min(pairs, key=lambda pair: error(*pair))
@@ -164,12 +160,8 @@ def _track(
 ) -> Int[np.ndarray, "n 2"]:
   """Return how far down and right the head is from its place, per frame."""
   template = look.draw(stage)
-  errors = templates.shift_errors(
-    seen,
-    template.colour,
-    template.solid * region,
-    reach=_reach(stage),
-  )
+  search = templates.Search(seen, reach=_reach(stage))
+  errors = search.errors(template.colour, template.solid * region)
   return templates.best_shift(errors)
 
 
@@ -193,11 +185,11 @@ def _feeling(
   region = stage.within(templates.HEAD)
   reach = max(1, round(0.25 * stage.head[2]))
 
+  search = templates.Search(portrait[None], reach=reach)
+
   def error(candidate: _Look) -> float:
     template = candidate.draw(stage)
-    return templates.shift_errors(
-      portrait[None], template.colour, template.solid * region, reach=reach
-    ).min()
+    return search.errors(template.colour, template.solid * region).min()
 
   candidates = [
     look.with_(emotion=emotion, gender=gender, eyes=eyes)
@@ -242,11 +234,11 @@ def _action(
   )
   region = (np.asarray(differing) > 0).astype(np.float32)
 
+  search = templates.Search(steady[picked], reach=2)
+
   def error(pose: str) -> float:
     each = [
-      templates.shift_errors(
-        steady[picked], drawing.over(ground), region, reach=2
-      ).min((1, 2))
+      search.errors(drawing.over(ground), region).min((1, 2))
       for (name, _), drawing in drawings.items()
       if name == pose
     ]

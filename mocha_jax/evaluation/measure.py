@@ -16,6 +16,7 @@ from data_pipelines.toy import palette
 from mocha_jax.evaluation import cartoon, lip_sync
 from mocha_jax.evaluation.cartoon import Place, Reading
 from mocha_jax.evaluation.lip_sync import Mouths
+from mocha_jax.evaluation.table import SCORES
 from mocha_jax.media import ClipFormat
 
 Scores = dict[str, Any]
@@ -177,7 +178,11 @@ def overall(
 ) -> Scores:
   """Average each score over those kinds that are headlines and have it."""
   chosen = [kinds[kind] for kind in headline_kinds if kind in kinds]
-  keys = dict.fromkeys(key for one in kinds.values() for key in one)
+  keys = [
+    key
+    for key in (*SCORES, "mouth_correlation_ceiling")
+    if all(key in one for one in kinds.values())
+  ]
   return {key: lip_sync.mean([one[key] for one in chosen]) for key in keys}
 
 

@@ -102,37 +102,44 @@ def backdrop(name: str, height: int, width: int) -> np.ndarray:
   return draw.draw(picture, height, width).astype(np.float32)
 
 
-def shift_errors(
-  frames: Float[np.ndarray, "n H W 3"],
-  target: Float[np.ndarray, "H W 3"],
-  weight: Float[np.ndarray, "H W"],
-  *,
-  reach: int,
-) -> Float[np.ndarray, "n D D"]:
-  """Compare with a target that is moved by up to `reach` pixels each way.
+class Search:
+  """Compares pictures with drawings that are moved by up to `reach` pixels.
 
-    out[n, dy, dx] = mean_w (frames[n, y + dy, x + dx] - target[y, x])^2
-
-  for dy, dx = -reach .. reach; pictures are continued by their edges.
+  Pictures are continued by their edges.
   """
-  pad = [(0, 0), (reach, reach), (reach, reach), (0, 0)]
-  padded = np.pad(frames, pad, mode="edge")
-  size = padded.shape[1:3]
 
-  def spectrum(x: np.ndarray) -> np.ndarray:
-    return np.fft.rfft2(x, size, axes=(-2, -1))
+  def __init__(self, frames: Float[np.ndarray, "n H W 3"], *, reach: int):
+    self._reach = reach
+    pad = [(0, 0), (reach, reach), (reach, reach), (0, 0)]
+    padded = np.pad(frames, pad, mode="edge")
+    self._size = padded.shape[1:3]
+    self._energy = self._spectrum((padded**2).sum(-1))
+    self._colours = [self._spectrum(padded[..., c]) for c in range(3)]
 
-  energy = spectrum((padded**2).sum(-1))
-  product = energy * np.conj(spectrum(weight))
-  for c in range(3):
-    kernel = np.conj(spectrum(weight * target[..., c]))
-    product -= 2 * spectrum(padded[..., c]) * kernel
-  # Correlations at non-negative shifts of the padded picture; no wrap there.
-  found = np.fft.irfft2(product, size, axes=(-2, -1))
-  window = found[:, : 2 * reach + 1, : 2 * reach + 1]
-  own = (weight[..., None] * target**2).sum()
-  total = max(float(weight.sum()), 1e-6)
-  return np.maximum(window + own, 0) / (3 * total)
+  def _spectrum(self, x: Float[np.ndarray, "*n h w"]) -> np.ndarray:
+    return np.fft.rfft2(x, self._size, axes=(-2, -1))
+
+  def errors(
+    self,
+    target: Float[np.ndarray, "H W 3"],
+    weight: Float[np.ndarray, "H W"],
+  ) -> Float[np.ndarray, "n D D"]:
+    """Return the weighted mean squared difference at every shift.
+
+      out[n, dy, dx] = mean_w (frames[n, y + dy, x + dx] - target[y, x])^2
+
+    for dy, dx = -reach .. reach.
+    """
+    product = self._energy * np.conj(self._spectrum(weight))
+    for c, colour in enumerate(self._colours):
+      kernel = self._spectrum(weight * target[..., c])
+      product -= 2 * colour * np.conj(kernel)
+    # Correlations at non-negative shifts of the padded picture; no wrap there.
+    found = np.fft.irfft2(product, self._size, axes=(-2, -1))
+    window = found[:, : 2 * self._reach + 1, : 2 * self._reach + 1]
+    own = (weight[..., None] * target**2).sum()
+    total = max(float(weight.sum()), 1e-6)
+    return np.maximum(window + own, 0) / (3 * total)
 
 
 def best_shift(

@@ -154,7 +154,7 @@ def test_shift_is_found_exactly_and_undone():
   weight = np.zeros((20, 24), np.float32)
   weight[6:14, 6:18] = 1
   frames = np.stack([np.roll(target, (3, -2), (0, 1)), target])
-  errors = templates.shift_errors(frames, target, weight, reach=4)
+  errors = templates.Search(frames, reach=4).errors(target, weight)
   shifts = templates.best_shift(errors)
   np.testing.assert_array_equal(shifts, [[3, -2], [0, 0]])
   assert errors.reshape(2, -1).min(1).max() < 1e-5
