@@ -6,9 +6,9 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Bool, Float, Int32
 
-from mocha_jax.sections import nearest, section
 from mocha_jax.encoders.log_mel import LogMel, LogMelConfig
 from mocha_jax.encoders.small_text import SmallText, SmallTextConfig
+from mocha_jax.sections import nearest, section
 
 _SPEECH = {"log_mel": (LogMelConfig, LogMel)}
 _TEXT = {"small_text": (SmallTextConfig, SmallText)}
