@@ -69,6 +69,18 @@ def _add_data_verbs(verbs) -> None:
     action="store_true",
     help="take every clip without its sound",
   )
+  ingest.add_argument(
+    "--align",
+    action="store_true",
+    help="shift speech from a file to where the clip's own sound has it",
+  )
+  ingest.add_argument(
+    "--windows",
+    type=int,
+    default=1,
+    metavar="N",
+    help="cut a long clip into up to N records (1: its beginning alone)",
+  )
   _add_config(ingest)
   _add_beam(ingest)
 

@@ -90,7 +90,12 @@ def _ingest(asked: Namespace, config: "ConfigDict") -> None:
   from data_pipelines import ingest, records
   from mocha_jax import media
 
-  options = ingest.IngestConfig(speech=asked.speech, text_only=asked.text_only)
+  options = ingest.IngestConfig(
+    align=asked.align,
+    windows=asked.windows,
+    speech=asked.speech,
+    text_only=asked.text_only,
+  )
   if asked.beam:
     options = dataclasses.replace(options, beam_flags=asked.beam)
   summary = ingest.ingest(
