@@ -29,6 +29,8 @@ _TIE = Fraction(1, 1000)
 # this many seconds is a real gap or overlap (Matroska rounds to 1 ms).
 _GAP = 0.005
 
+# A gap as long as this share of a frame of sound: a frame was lost.
+_LOST = 0.75
 # The outermost parts of an mp4 or mov.
 _BOXES = (b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide")
 _BOXES += (b"uuid", b"meta", b"mfra", b"sidx", b"styp", b"pnot", b"udta")
@@ -258,6 +260,11 @@ class Sounds:
       at = end if time is None else round((time - start) * self._rate)
       if placed and abs(at - end) <= _GAP * self._rate:
         at = end
+      elif placed and at - end >= _LOST * len(piece):
+        raise ValueError(
+          f"broken: {(at - end) / self._rate:.3f} s of sound are missing "
+          f"{end / self._rate:.3f} s after the first picture"
+        )
       placed.append((at, piece))
       end = at + len(piece)
     sound = np.zeros(max(0, *(at + len(piece) for at, piece in placed)))
