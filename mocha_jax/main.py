@@ -156,9 +156,14 @@ def _sample(asked: Namespace) -> None:
 
 
 def _score(asked: Namespace) -> None:
-  from mocha_jax.evaluation import score
+  from rich.console import Console
 
-  score.score(asked.run)
+  from mocha_jax.evaluation import report, score, table
+
+  Console().print(table.table(score.score(asked.run)))
+  print(f"wrote {report.write(asked.run)}")
+  print(f"wrote {asked.run / 'scores.json'}")
+  print(f"wrote {asked.run / 'samples'}")
 
 
 def _experiments(asked: Namespace) -> None:

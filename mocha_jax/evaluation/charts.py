@@ -50,7 +50,7 @@ def lines(
     f'<svg viewBox="0 0 {width} {height}" role="img"'
     f' aria-label="{html.escape(title)}">'
   ]
-  for tick in _ticks(low, high, y_log=y_log):
+  for tick in _ticks(low, high, y_log=y_log, most=max(2, height // 50)):
     _, y = place(min(xs), tick)
     parts.append(
       f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}"'
@@ -58,7 +58,7 @@ def lines(
       f'<text class="tick" x="{_LEFT - 6}" y="{y + 3.5:.1f}"'
       f' text-anchor="end">{tick:g}</text>'
     )
-  for tick in _ticks(min(xs), max(xs), y_log=False):
+  for tick in _ticks(min(xs), max(xs), y_log=False, most=5):
     x, _ = place(tick, low)
     parts.append(
       f'<text class="tick" x="{x:.1f}" y="{height - 6}"'
@@ -98,15 +98,15 @@ def _fitted(values: Sequence[float], *, y_log: bool) -> tuple[float, float]:
   return low - margin, high + margin
 
 
-def _ticks(low: float, high: float, *, y_log: bool) -> list[float]:
-  """Round numbers within the range, about five."""
+def _ticks(low: float, high: float, *, y_log: bool, most: int) -> list[float]:
+  """Round numbers within the range, few more than `most`."""
   if y_log:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
     steps = [m * 10.0**d for d in decades for m in (1, 2, 3, 5, 7)]
     return [s for s in steps if low <= s <= high]
   if high <= low:
     return [low]
-  rough = (high - low) / 5
+  rough = (high - low) / most
   unit = 10.0 ** math.floor(math.log10(rough))
   step = unit * next(m for m in (1, 2, 5, 10) if m * unit >= rough)
   first, last = math.ceil(low / step), math.floor(high / step + 1e-9)

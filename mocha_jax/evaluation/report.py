@@ -35,6 +35,9 @@ _PACKAGES = (
   "librosa",
 )
 
+# Clips in the report: at up to 0.4 MB the pair, it stays below 15 MB.
+_MOST_CLIPS = 24
+
 
 def write(run: str | os.PathLike[str]) -> pathlib.Path:
   """Write RUN/report.html and return its path.
@@ -145,8 +148,10 @@ def _clips(clips: Sequence[Mapping[str, Any]], folder: pathlib.Path) -> str:
     ' <span class="key measured">measured in the sampled frames</span> and'
     ' <span class="key truth">true</span>, by video frame.</p>'
   )
-  cards = "".join(_clip(clip, folder) for clip in clips)
-  return f'{legend}<div class="clips">{cards}</div>'
+  cards = "".join(_clip(clip, folder) for clip in clips[:_MOST_CLIPS])
+  left = len(clips) - _MOST_CLIPS
+  more = f'<p class="soft">{left} more in samples/.</p>' if left > 0 else ""
+  return f'{legend}<div class="clips">{cards}</div>{more}'
 
 
 def _clip(clip: Mapping[str, Any], folder: pathlib.Path) -> str:

@@ -116,7 +116,9 @@ def choose(raw: str | os.PathLike[str], split: str, count: int) -> list[Record]:
     for group in by_kind.values()
     if turn < len(group)
   ]
-  kinds = [*store.KINDS, *sorted(set(by_kind) - set(store.KINDS))]
+  speaking = [kind for kind in store.KINDS if kind != "text_only"]
+  others = sorted(set(by_kind) - {*speaking, "text_only"})
+  kinds = [*speaking, *others, "text_only"]
   return sorted(in_turn[:count], key=lambda r: kinds.index(r["kind"]))
 
 
