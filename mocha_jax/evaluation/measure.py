@@ -22,8 +22,10 @@ from mocha_jax.media import ClipFormat
 Scores = dict[str, Any]
 
 _LOOKS = ("skin", "hair", "shirt")
-# A mouth that speaks deviates by 0.15 and more, one at rest by 0.03 at most.
-_MOVES = 0.06
+# Standard deviations of an opening: sides of a cut are judged where the true
+# mouth's is this high, and the measured mouth moves from half of it.
+_SPEAKS = 0.10
+_MOVES = _SPEAKS / 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +135,7 @@ def _right_speakers(
   for start, present in sides.items():
     speaker = int(record["speaker"][start])
     stop = present[0].place.stop
-    if speaker < 0 or record["mouth"][speaker, start:stop].std() < _MOVES:
+    if speaker < 0 or record["mouth"][speaker, start:stop].std() < _SPEAKS:
       continue
     loudest = max(present, key=lambda s: float(s.reading.mouth.std()))
     moves = loudest.reading.mouth.std() >= _MOVES
