@@ -69,7 +69,7 @@ def describe(look: Look) -> str:
 
 
 def _clip(scene: Scene, take: Take, seen: set[int]) -> str:
-  """Tell one take; who was seen before is not described again."""
+  """Tell one take; of who was seen before, not everything is said again."""
   who = " and ".join(
     _introduction(scene, person, seen) + _side(side)
     for person, side in take.cast
@@ -81,10 +81,13 @@ def _clip(scene: Scene, take: Take, seen: set[int]) -> str:
     speaking = "talks" if person == take.speaker else "listens"
     if take.speaker < 0:
       speaking = "stays silent"
-    sentences.append(
-      f"{_subject(scene, take, person)} looks {_FEELINGS[look.emotion]}, "
-      f"{speaking} and {_ACTIONS[look.action]}."
-    )
+    sentence = f"{_subject(scene, take, person)} looks"
+    sentence += f" {_FEELINGS[look.emotion]}"
+    if person in seen:
+      sentence += f" and {speaking}."
+    else:
+      sentence += f", {speaking} and {_ACTIONS[look.action]}."
+    sentences.append(sentence)
   if not seen:
     sentences.append(_CAMERAS[scene.camera])
   return " ".join(sentences)

@@ -23,7 +23,7 @@ _NOUNS = (
   "boat", "paper", "apple", "map", "bamboo", "piano", "puppy", "ferry",
   "violin", "mop", "bubble", "camera", "tomato", "potato", "balloon", "moon",
   "bottle", "mushroom", "elephant", "pumpkin", "coffee", "van", "boot",
-  "umbrella", "robot", "goose", "panda", "plum", "room", "poem",
+  "umbrella", "robot", "broom", "panda", "plum", "room", "poem",
 )  # fmt: skip
 _PAST = (
   "bought", "moved", "found", "painted", "forgot", "saved", "pushed", "opened",

@@ -3,10 +3,14 @@
 Whoever speaks in a take has a line longer than the take: sentences, pauses
 between them, and now and then a longer silence at a comma. The take hears a
 window of it that starts at random.
+
+How far the speaker is from the microphone drifts, so that how loud it gets
+says less about the mouth than what is said.
 """
 
 import dataclasses
 import itertools
+import math
 import random
 
 import numpy as np
@@ -21,6 +25,8 @@ LANGUAGES = ("english", "mandarin")
 # how long a pause inside one is stretched.
 _EDGE = 0.35
 _STRETCHED, _STRETCH = 0.5, (0.25, 0.7)
+# The drift: how deep, in decibels, and how many seconds there and back.
+_DRIFT, _DRIFT_PERIOD = 10.0, (1.5, 4.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,12 +90,23 @@ def line(
   phonemes.append(Phoneme(length / sample_rate, ""))
   first = rng.randint(0, length - samples)
   offset = first / sample_rate
+  window = np.concatenate(chunks)[first : first + samples]
   return Line(
-    samples=np.concatenate(chunks)[first : first + samples],
+    samples=window * _drift(rng, samples, sample_rate),
     phonemes=tuple(Phoneme(p.start - offset, p.ipa) for p in phonemes),
     voice=voice,
     text=" ".join(texts),
   )
+
+
+def _drift(
+  rng: random.Random, samples: int, sample_rate: int
+) -> Float[np.ndarray, "n"]:
+  """Return a gain that comes and goes slowly."""
+  turn = 2 * math.pi / (rng.uniform(*_DRIFT_PERIOD) * sample_rate)
+  phase = rng.uniform(0, 2 * math.pi)
+  wave = np.sin(turn * np.arange(samples) + phase)
+  return (10 ** (_DRIFT / 40 * (wave - 1))).astype(np.float32)
 
 
 def _silence(seconds: float, sample_rate: int) -> Float[np.ndarray, "n"]:

@@ -1,7 +1,7 @@
 """The mouth that belongs to a sound: phonemes to a track of mouth shapes.
 
-Closed lips (m b p) win over everything else and last two frames at least, the
-first of them ahead of the sound, as animators do it. Loudness changes the
+Closed lips (m b p) win over everything else, last two frames at least and are
+there ahead of the sound, as animators do it. Loudness changes the
 opening only mildly: the sound's identity decides.
 """
 
@@ -248,13 +248,17 @@ def _smoothed(
 def _hold(
   gestures: Sequence[_Gesture], viseme: UInt8[np.ndarray, "F"], fps: int
 ) -> None:
-  """Give every bite a frame, and every closure two: its own and one before."""
+  """Give every bite a frame at least, and every closure two.
+
+  A closure begins with the frame in which the lips meet, which on average is
+  half a frame ahead of its sound; a short one a frame earlier.
+  """
   frames = len(viseme)
-  for kind, before in ((_TEETH, 0), (_CLOSED, 1)):
+  for kind, least in ((_TEETH, 1), (_CLOSED, 2)):
     for gesture in gestures:
       if gesture.shape.viseme != kind:
         continue
-      frame = int((gesture.start + gesture.end) / 2 * fps)
-      for f in range(frame - before, frame + 1):
-        if 0 <= f < frames:
-          viseme[f] = kind
+      first = int(np.floor(gesture.start * fps))
+      last = max(first, int(np.floor(gesture.end * fps - 0.5)))
+      first = min(first, last + 1 - least)
+      viseme[max(first, 0) : min(last + 1, frames)] = kind

@@ -2,6 +2,8 @@
 
 A recording is an accent with a variant, a pitch and a rate. Training hears
 every accent and every variant, but a third of their pairings it never does.
+Variants with breath (f2, f3, f5) are left out: espeak-ng never says the same
+thing twice the same way with them.
 """
 
 import random
@@ -10,11 +12,11 @@ from data_pipelines.toy.speech import Voice
 
 _ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-029")
 _VARIANTS = {
-  "woman": ("f1", "f2", "f3", "f4", "f5", "linda"),
+  "woman": ("f1", "f4", "linda", "belinda", "steph", "aunty"),
   "man": ("m1", "m2", "m3", "m4", "m7", "max"),
 }
 _PITCHES = (35, 45, 55, 65)
-_RATES = (115, 130, 145, 160)
+_RATES = (100, 115, 130, 145)
 
 
 def english(rng: random.Random, gender: str, *, held_out: bool) -> Voice:
