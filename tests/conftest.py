@@ -4,9 +4,14 @@ Every call of the functions that compute is checked against the shapes and
 types that they are annotated with.
 """
 
+import fcntl
 import os
+import pathlib
 
 import jaxtyping
+import pytest
+
+from tests import command
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
@@ -23,3 +28,30 @@ CHECKED = [
   "mocha_jax.models",
 ]
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
+
+
+@pytest.fixture
+def tiny_config():
+  """The config of tests/tiny.py, for the test alone to change."""
+  from mocha_jax import config
+
+  return config.load(str(command.TINY))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory) -> pathlib.Path:
+  """The folder of a run of tests/tiny.py; not to be changed.
+
+  The first worker that asks makes it, the others wait for it.
+  """
+  folder = tmp_path_factory.getbasetemp()
+  if "PYTEST_XDIST_WORKER" in os.environ:
+    folder = folder.parent  # Each worker has a folder of its own in there.
+  run = folder / "tiny" / "runs" / "tiny"
+  with open(folder / "tiny.lock", "w", encoding="utf-8") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not (folder / "tiny").exists():
+      (folder / "tiny").mkdir()
+      command.make_run(folder / "tiny")
+  assert (run / "checkpoints").is_dir(), "it could not be made, see above"
+  return run

@@ -1,10 +1,12 @@
+from typing import Any
+
 import pytest
 from ml_collections import ConfigDict
 
 from mocha_jax import overrides
 
 
-def changed(*arguments):
+def changed(*arguments) -> Any:
   config = ConfigDict(
     dict(
       model=dict(heads=8, rate=0.5, causal=False, name="a", grid=(1, 2)),
