@@ -235,7 +235,8 @@ def test_experiment_is_short_and_says_what_it_is(file):
   source = file.read_text(encoding="utf-8")
   tree = ast.parse(source)
   assert ast.get_docstring(tree)
-  assert len(source.splitlines()) <= 120
+  if not file.stem.startswith("_"):
+    assert len(source.splitlines()) <= 120
   if file.stem != "__init__":
     functions = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
     assert "get_config" in functions
