@@ -250,15 +250,10 @@ def _hold(
 ) -> None:
   """Give every bite a frame at least, and every closure two.
 
-  A closure begins with the frame in which the lips meet, which on average is
-  half a frame ahead of its sound; a short one a frame earlier.
+  Those are the frame in which its middle falls and the one before.
   """
-  frames = len(viseme)
-  for kind, least in ((_TEETH, 1), (_CLOSED, 2)):
+  for kind, before in ((_TEETH, 0), (_CLOSED, 1)):
     for gesture in gestures:
-      if gesture.shape.viseme != kind:
-        continue
-      first = int(np.floor(gesture.start * fps))
-      last = max(first, int(np.floor(gesture.end * fps - 0.5)))
-      first = min(first, last + 1 - least)
-      viseme[max(first, 0) : min(last + 1, frames)] = kind
+      if gesture.shape.viseme == kind:
+        frame = int(np.floor((gesture.start + gesture.end) / 2 * fps))
+        viseme[max(frame - before, 0) : max(frame + 1, 0)] = kind

@@ -1,3 +1,4 @@
+import itertools
 import random
 
 import numpy as np
@@ -55,16 +56,19 @@ def test_lips_are_shut_for_two_frames_on_m_b_p(utterances, sound):
   count = 0
   for spoken in utterances:
     track = track_of(spoken)
-    for phoneme in spoken.phonemes:
-      # Where the lips surely touch: a nasal's start, a stop's before it parts.
-      at = phoneme.start + (-0.015 if sound == "p" else 0.015)
-      frame = int(at * FPS)
-      if phoneme.ipa != sound or not 0 < frame < len(track):
+    for phoneme, after in itertools.pairwise(spoken.phonemes):
+      if phoneme.ipa != sound:
         continue
-      count += 1
-      shut = track.viseme == CLOSED
-      assert shut[frame]
-      assert shut[frame - 1] or (frame + 1 < len(track) and shut[frame + 1])
+      # A p is marked where it bursts, a b and an m where the lips meet.
+      middle = {
+        "m": (phoneme.start + after.start) / 2,
+        "b": min(phoneme.start + 0.03, (phoneme.start + after.start) / 2),
+        "p": phoneme.start - 0.015,
+      }[sound]
+      frame = int(middle * FPS)
+      if 0 < frame < len(track):
+        count += 1
+        assert (track.viseme[frame - 1 : frame + 1] == CLOSED).all()
   assert count > 10
 
 
@@ -90,9 +94,7 @@ def test_mouth_rests_in_silence(utterances):
       spoken.samples, sample_rate=RATE, fps=FPS, frames=len(track)
     )
     # The silence before a p is no rest; a rest is where phonemes pause.
-    for pause, after in zip(
-      spoken.phonemes[:-1], spoken.phonemes[1:], strict=True
-    ):
+    for pause, after in itertools.pairwise(spoken.phonemes):
       middle = int((pause.start + after.start) / 2 * FPS)
       if not pause.ipa and after.start - pause.start > 0.25:
         assert resting[middle]
