@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -5,8 +7,8 @@ from mocha_jax.kernels.speech_window.geometry import Geometry
 
 
 def geometry(**changes) -> Geometry:
-  given = dict(ratio=4, causal=False, edge="clip", order="none") | changes
-  return Geometry(**given)
+  given: dict[str, Any] = dict(ratio=4, causal=False, edge="clip", order="none")
+  return Geometry(**given | changes)
 
 
 def test_plain_window_is_the_frames_of_a_latent_and_one_on_either_side():

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,8 @@ ORDERS = ("none", "slots", "rope")
 
 
 def geometry(**changes) -> Geometry:
-  given = dict(ratio=4, causal=False, edge="clip", order="none") | changes
-  return Geometry(**given)
+  given: dict[str, Any] = dict(ratio=4, causal=False, edge="clip", order="none")
+  return Geometry(**given | changes)
 
 
 def inputs(of: Geometry, tokens: int = 4 * FRAMES):
@@ -96,6 +97,7 @@ def test_only_an_order_tells_the_tokens_of_a_window_apart(order):
 
 def test_zero_slots_change_nothing():
   x, speech, weights = inputs(geometry(order="slots"))
+  assert weights.slots is not None
   zero = jnp.zeros_like(weights.slots)
   numerics.assert_same(
     ref.projected_window_attention(
