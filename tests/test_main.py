@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 
@@ -198,6 +199,24 @@ def test_data_that_is_there_is_left_as_it_is(tiny_run):
   after = {p: p.stat().st_mtime_ns for p in (folder / "data").rglob("*.a*")}
   assert before == after
   assert before
+
+
+def test_score_fills_a_run_and_says_where(tiny_run, tmp_path):
+  run = shutil.copytree(tiny_run, tmp_path / "run")
+  said = command.mocha("score", run, cwd=tiny_run.parents[1])
+  assert "Mouth correlation" in said
+  for name in ("scores.json", "report.html", "samples"):
+    assert f"wrote {run / name}" in "".join(said.splitlines())
+    assert (run / name).exists()
+
+
+def test_finished_run_is_left_as_it_is(tiny_run, tmp_path):
+  run = shutil.copytree(tiny_run, tmp_path / "run")
+  arguments = ("train", "--config", TINY, "--run", run)
+  said = command.mocha(*arguments, cwd=tiny_run.parents[1])
+  assert f"going on from step 2 of {run}" in said
+  names = sorted(path.name for path in (run / "checkpoints").iterdir())
+  assert names == ["1", "2"]
 
 
 def test_traceback_is_there_for_who_asks(capsys, monkeypatch):
