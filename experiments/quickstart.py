@@ -18,8 +18,8 @@ def get_config() -> ConfigDict:
   config.toy.test.medium_close_up = 7
   config.toy.test.text_only = 2
 
-  # 16 clips x 12 latent frames x 16 tokens = 3,072 tokens per step.
-  config.data.batch_size = 16
+  # 12 clips x 12 latent frames x 16 tokens = 2,304 tokens per step.
+  config.data.batch_size = 12
   config.data.stages = (
     dict(steps=400, weights=dict(text_only=0.2, close_up=0.8)),
     dict(

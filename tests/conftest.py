@@ -14,8 +14,17 @@ import pytest
 from tests import command
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Tests compile much and compute little: compile in haste, and keep the result.
+os.environ["XLA_FLAGS"] = " ".join(
+  (
+    os.environ.get("XLA_FLAGS", ""),
+    "--xla_force_host_platform_device_count=8",
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+  )
+)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+  pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla"
 )
 
 # Not where callers' mistakes are refused with errors of our own, and not the

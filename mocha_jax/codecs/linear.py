@@ -1,11 +1,16 @@
 """A linear 3D autoencoder: the principal components of blocks of pixels.
 
 A block of r frames, s rows and s columns, 3 r s^2 numbers x, becomes one
-latent z = (x - mean) basis / scale, and z scale basis^T + mean again. The
-basis is orthonormal, and no other of its width loses less (squared error).
+latent z = (W x - mean) basis / scale, and W^-1 (z scale basis^T + mean) again.
+W weighs what the eye minds more than squared error does: what changes within
+the block's frames, and each pixel's colour along the axes of Ohta's space,
+I1 = (1, 1, 1) / √3 brightness, I2 = (1, 0, -1) / √2 orange-blue and
+I3 = (-1, 2, -1) / √6 green-magenta (Ohta, Kanade, Sakai 1980). The basis is
+orthonormal, and no other of its width loses less of W x.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -14,7 +19,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Float64, UInt8
 
 from mocha_jax import sections as config_lib
 
@@ -24,6 +29,9 @@ Latents = Float[np.ndarray, "*B f h w c"]
 # Blocks per product: sums of 1024 products of whole numbers below 128 stay
 # within 2^24, so float32 holds them exactly, in whatever order they are added.
 _CHUNK = 1024
+_OHTA = np.array([[1, 1, 1], [1, 0, -1], [-1, 2, -1]]) / np.sqrt(
+  [[3], [2], [6]]
+)
 _MIDDLE = 128
 
 
@@ -33,6 +41,10 @@ class CodecConfig:
 
   causal: frame 0 stands alone, repeated `time` times; 1 + 4k frames become
   1 + k latents (with time = 4). Otherwise 4k become k.
+  motion_weight: what a change within the block's frames counts for.
+  color_weights: what brightness, orange-blue and green-magenta count for.
+  All 1: least squared error. More keeps what is small, but moves or has a
+  strong colour, such as a mouth.
   """
 
   name: Literal["linear"]
@@ -40,8 +52,15 @@ class CodecConfig:
   space: int
   channels: int
   causal: bool
+  motion_weight: float
+  color_weights: tuple[float, float, float]
 
   def __post_init__(self):
+    if min(self.motion_weight, *self.color_weights) <= 0:
+      raise ValueError(
+        f"motion_weight={self.motion_weight} and"
+        f" color_weights={self.color_weights} must be above 0"
+      )
     for key in ("time", "space", "channels"):
       if getattr(self, key) < 1:
         raise ValueError(f"{key}={getattr(self, key)} must be at least 1")
@@ -55,6 +74,14 @@ class CodecConfig:
   def block(self) -> int:
     """Numbers in one block."""
     return 3 * self.time * self.space**2
+
+  @property
+  def weights(self) -> Float64[np.ndarray, "x x"]:
+    """W, symmetric."""
+    mean = np.full((self.time, self.time), 1 / self.time)
+    motion = mean + self.motion_weight * (np.eye(self.time) - mean)
+    color = _OHTA.T @ np.diag(self.color_weights) @ _OHTA
+    return np.kron(motion, np.kron(np.eye(self.space**2), color))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,8 +123,8 @@ class LinearCodec:
     """Turn frames, of one clip or of many, into latents of unit variance."""
     grid = self.latent_shape(*frames.shape[-4:-1])
     blocks = _blocks(frames, self.config).astype(np.float32)
-    blocks -= self.mean
-    latents = blocks @ (self.basis / np.float32(self.scale))
+    latents = blocks @ self._analysis
+    latents -= self.mean @ (self.basis / np.float32(self.scale))
     return latents.reshape(*frames.shape[:-4], *grid)
 
   def decode(self, latents: Latents) -> Frames:
@@ -108,10 +135,29 @@ class LinearCodec:
         f" {self.channels}"
       )
     flat = latents.astype(np.float32).reshape(-1, self.channels)
-    blocks = flat @ (self.basis.T * np.float32(self.scale))
-    blocks += self.mean
+    synthesis, mean = self._synthesis
+    blocks = flat @ synthesis
+    blocks += mean
     blocks = np.rint(blocks, out=blocks).clip(0, 255).astype(np.uint8)
     return _unblocks(blocks, latents.shape[:-1], self.config)
+
+  @functools.cached_property
+  def _analysis(self) -> Float32[np.ndarray, "x c"]:
+    """W basis / scale."""
+    analysis = self.config.weights @ self.basis / self.scale
+    return np.ascontiguousarray(analysis, np.float32)
+
+  @functools.cached_property
+  def _synthesis(
+    self,
+  ) -> tuple[Float32[np.ndarray, "c x"], Float32[np.ndarray, "x"]]:
+    """Scale basis^T W^-1, and W^-1 mean."""
+    back = np.linalg.inv(self.config.weights)
+    synthesis = self.scale * self.basis.T @ back
+    return (
+      np.ascontiguousarray(synthesis, np.float32),
+      (back @ self.mean).astype(np.float32),
+    )
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Write one .npz file, config included, under its name at the end."""
@@ -162,8 +208,10 @@ def fit(config: CodecConfig, clips: Iterable[Frames]) -> LinearCodec:
     count += len(blocks)
   if not count:
     raise ValueError("no clip to fit the codec to")
+  weights = config.weights
   mean = total / count
-  values, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))
+  covariance = weights @ (products / count - np.outer(mean, mean)) @ weights
+  values, vectors = np.linalg.eigh(covariance)
   kept = values[::-1][: config.channels]
   basis = vectors[:, ::-1][:, : config.channels]
   if kept[0] <= 0:
@@ -171,7 +219,7 @@ def fit(config: CodecConfig, clips: Iterable[Frames]) -> LinearCodec:
   largest = np.take_along_axis(basis, np.abs(basis).argmax(0)[None], axis=0)
   return LinearCodec(
     config,
-    mean=(mean + _MIDDLE).astype(np.float32),
+    mean=(weights @ (mean + _MIDDLE)).astype(np.float32),
     basis=np.ascontiguousarray(basis * np.sign(largest), np.float32),
     scale=float(np.sqrt(kept.mean())),  # Latents have unit mean square.
   )

@@ -19,14 +19,18 @@ from data_pipelines import records as store
 from mocha_jax import media
 from mocha_jax.codecs import Codec
 from mocha_jax.evaluation import measure
-from mocha_jax.evaluation.lip_sync import constant_tracks, mouth_correlation
+from mocha_jax.evaluation.lip_sync import (
+  constant_tracks,
+  mean,
+  mouth_correlation,
+)
 from mocha_jax.evaluation.measure import Scores, Seen
 from mocha_jax.evaluation.strip import enlarge
 from mocha_jax.generation import Generator
 from mocha_jax.media import ClipFormat
 from mocha_jax.sections import section
 
-TEST, OTHER_LANGUAGE = "test", "test_other_language"
+OTHER_LANGUAGE = "test_other_language"
 
 # Small pictures are enlarged for the mp4s until they have about this height.
 _WATCHABLE = 256
@@ -39,10 +43,12 @@ Frames = Sequence[UInt8[np.ndarray, "F H W 3"]]
 class ScoreConfig:
   """Section `score`.
 
-  clips and other_language_clips are at most so many, evenly from all kinds of
-  their split; headline_kinds are those that the overall scores are means of.
+  clips, of the split of that name, and other_language_clips are at most so
+  many, evenly from all kinds of their split; headline_kinds are those that
+  the overall scores are means of.
   """
 
+  split: str
   clips: int
   other_language_clips: int
   headline_kinds: tuple[str, ...]
@@ -74,7 +80,7 @@ def score(
   given = generator.config.to_dict()
   config = section(ScoreConfig, given["score"], "score")
   raw = pathlib.Path(given["data"]["root"]) / store.RAW
-  chosen = choose(raw, TEST, clips or config.clips)
+  chosen = choose(raw, config.split, clips or config.clips)
   if OTHER_LANGUAGE in store.splits(raw):
     chosen += choose(raw, OTHER_LANGUAGE, config.other_language_clips)
   frames = generator.generate(
@@ -141,24 +147,34 @@ def evaluate(
   for kind, part in result.items():
     part["mouth_correlation_ceiling"] = best[kind]["mouth_correlation"]
   heads = dict.fromkeys([*headline_kinds, "text_only"])
-  scores = measure.overall(result, list(heads))
-  scores["ceiling"] = measure.overall(best, list(heads))
-  scores["clips"] = sum(r["split"] == TEST for r in records)
+  scores: Scores = {}
+  own = [record["split"] != OTHER_LANGUAGE for record in records]
+  scores["clips"] = sum(own)
   scores["constant_mouths"] = constant_tracks([one.mouths for one in seen])
   for kind, part in result.items():
     part["ceiling"] = best[kind]
-    part["clips"] = sum(
-      r["split"] == TEST and r["kind"] == kind for r in records
-    )
+    of_kind = [i for i, r in enumerate(records) if own[i] and r["kind"] == kind]
+    part["clips"] = len(of_kind)
+    part["psnr"] = mean([psnr(frames[i], rebuilt[i]) for i in of_kind])
+  scores |= measure.overall(result, list(heads))
+  scores["ceiling"] = measure.overall(best, list(heads))
   scores["kinds"] = result
   return seen, scores
+
+
+def psnr(
+  shown: UInt8[np.ndarray, "F H W 3"], wanted: UInt8[np.ndarray, "F H W 3"]
+) -> float:
+  """Return the peak signal-to-noise ratio of a clip, in dB; at most 100."""
+  error = np.mean(np.square(shown.astype(np.float64) - wanted))
+  return float(20 * np.log10(255) - 10 * np.log10(max(error, 255**2 * 1e-10)))
 
 
 def _by_kind(
   records: Sequence[Record], frames: Frames, clip: ClipFormat
 ) -> tuple[list[Seen], dict[str, Scores]]:
   """Score by kind of the split "test", the other language as one score."""
-  own = [i for i, r in enumerate(records) if r["split"] == TEST]
+  own = [i for i, r in enumerate(records) if r["split"] != OTHER_LANGUAGE]
   other = [i for i, r in enumerate(records) if r["split"] == OTHER_LANGUAGE]
   parts = [
     measure.measure_clips([records[i] for i in w], [frames[i] for i in w], clip)

@@ -45,6 +45,10 @@ SCORES = {
   ),
   "emotion_accuracy": ("Emotion", "brows as the caption says"),
   "action_accuracy": ("Action", "arm as the caption says"),
+  "psnr": (
+    "PSNR",
+    "against the true clip through the codec, for clips known by heart",
+  ),
 }
 CORRELATIONS = tuple(key for key in SCORES if "correlation" in key)
 
@@ -53,12 +57,14 @@ def shown(key: str, value: float | None) -> str:
   """Write a score: correlations with two digits, shares as per cent."""
   if value is None:
     return "–"
+  if key == "psnr":
+    return f"{value:.1f} dB"
   return f"{value:.2f}" if key in CORRELATIONS else f"{value:.0%}"
 
 
 def ceiling(scores: Mapping[str, Any], key: str) -> float | None:
   """Return what the codec's own reconstruction reaches, or None."""
-  if key in ("mouth_correlation_swapped", "loudness_correlation"):
+  if key in ("mouth_correlation_swapped", "loudness_correlation", "psnr"):
     return None
   return scores["ceiling"][key]
 

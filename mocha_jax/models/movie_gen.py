@@ -207,15 +207,19 @@ class MovieGen(nnx.Module):
     frames = self._check(x_t, condition)
     dtype = jnp.dtype(self.config.dtype)
     x = self.patches(self._to_tokens(x_t).astype(dtype))
+    x = sharding.constrain(x, "B T D")
     rows, columns = (n // self.config.patch for n in x_t.shape[2:4])
-    position = self.positions(frames, rows, columns).astype(dtype)
+    position = sharding.constrain(
+      self.positions(frames, rows, columns).astype(dtype), "T D"
+    )
     time = jax.nn.silu(self.time(t))
-    shared = self.modulation(time).reshape(-1, 2, 3, self.config.width)
+    shared = sharding.constrain(self.modulation(time), "B D")
+    shared = shared.reshape(-1, 2, 3, self.config.width)
     text, mask = self.text(condition)
     speech = self.speech(condition.speech.astype(dtype))
-    x = self._run_blocks(
-      x, position, shared, (text.astype(dtype), mask), speech
-    )
+    text = sharding.constrain(text.astype(dtype), "B L D")
+    speech = sharding.constrain(speech, "B S D")
+    x = self._run_blocks(x, position, shared, (text, mask), speech)
     shift, scale = jnp.split(self.out_modulation(time)[:, None], 2, axis=-1)
     x = modulate(self.out_norm(x), shift, scale)
     return self._to_grid(self.out(x.astype(jnp.float32)), x_t.shape)
@@ -248,7 +252,6 @@ class MovieGen(nnx.Module):
       layer = jax.checkpoint(
         layer, policy=REMAT[self.config.remat], prevent_cse=False
       )
-    x = sharding.constrain(x, "B T D")
     return jax.lax.scan(layer, x, layers)[0]
 
   def _to_tokens(self, x):

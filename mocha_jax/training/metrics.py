@@ -27,7 +27,7 @@ class MetricLog:
     self._previous: tuple[int, Any] | None = None
     self._began = time.monotonic()
     self._start = start
-    self._rows = (folder / "metrics.jsonl").open("a")
+    self._rows = (folder / "metrics.jsonl").open("a", buffering=1)
     self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"))
     self._bar = progress.Progress(
       progress.TextColumn("step"),

@@ -29,7 +29,7 @@ def clips():
 
 @pytest.fixture(scope="module")
 def codec(clips):
-  config = linear.CodecConfig("linear", 4, 8, 96, causal=False)
+  config = linear.CodecConfig("linear", 4, 8, 96, False, 1.0, (1.0, 1.0, 1.0))
   return linear.fit(config, [clip["frames"] for clip in clips])
 
 
