@@ -223,7 +223,9 @@ class Pictures:
     """Keep the last picture so many times more."""
     times = min(times, self._limit - len(self._kept))
     if self._last is not None and times > 0:
-      aspect = self._stream.sample_aspect_ratio or Fraction(1)
+      ratio = self._stream.sample_aspect_ratio or Fraction(1)
+      # PyAV 19 has a type of its own for fractions, PyAV 18 has not.
+      aspect = Fraction(ratio.numerator, ratio.denominator)
       self._kept += [_pixels(self._last, self._size, aspect)] * times
 
 
