@@ -336,9 +336,9 @@ def test_real_clips_have_the_measured_frames_sizes_and_lags():
     assert video.frames.shape == (*shape, 3), name
     assert video.sound is not None
     sound = media.read_sound(clip, RATE)
-    assert len(sound) / RATE == pytest.approx(
-      float(row["sound_s_16k"]), abs=6e-4
-    )
+    # PyAV 19 leaves out what fills up the last frame of AAC, PyAV 18 does not.
+    missing = float(row["sound_s_16k"]) - len(sound) / RATE
+    assert -6e-4 <= missing < 1024 / 44_100, name
     reference = media.read_sound(speech, RATE)
     wanted = float(row["lag_ms_vs_speech_wav"]) / 1000 * RATE
     assert abs(lag(sound, reference) - wanted) <= 1, name
