@@ -105,6 +105,7 @@ def get_config() -> ConfigDict:
         length=config.text_encoder.get_ref("length"),
         layers=1,
       ),
+      noise_skip=True,
       dtype="float32",
       remat="full",  # On the CPU memory is slower than arithmetic.
     )

@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
   )
   model.frozen_text = dict(ul2=4096, byt5=1472, metaclip=1280)
   model.small_text = None
-  model.update(dtype="bfloat16", remat="full")
+  model.update(noise_skip=False, dtype="bfloat16", remat="full")
 
   config.data.batch_size = 512
   config.optim.update(

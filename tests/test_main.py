@@ -13,6 +13,8 @@ from tests import command
 
 PROMPT = "A close-up of a woman who talks."
 TINY = str(command.TINY)
+# Two clips do not divide over the eight devices of the tests.
+ONE_BATCH_SHARD = ("--config.mesh.fsdp=1", "--config.mesh.tensor=-1")
 
 
 @pytest.fixture
@@ -84,7 +86,10 @@ def lengths(path) -> tuple[int, float]:
       ["data", "encode", "--config", TINY],
       "mocha data encode: no records in data/raw",
     ),
-    (["train", "--config", TINY], "mocha train: "),
+    (
+      ["train", "--config", TINY, *ONE_BATCH_SHARD],
+      "mocha train: no records in data/encoded",
+    ),
     (["score", "nowhere"], "mocha score: nowhere is no run folder"),
     (
       ["score", "nowhere", "--config.seed=1"],
@@ -149,9 +154,8 @@ def test_run_of_another_config_names_the_key_that_differs(
   refused, tiny_run, monkeypatch
 ):
   monkeypatch.chdir(tiny_run.parents[1])
-  one_batch_shard = ("--config.mesh.fsdp=1", "--config.mesh.tensor=-1")
   error = refused(
-    "train", "--config", TINY, "--config.model.width=96", *one_batch_shard
+    "train", "--config", TINY, "--config.model.width=96", *ONE_BATCH_SHARD
   )
   assert "runs/tiny holds a run with config.model.width = 64, not 96" in error
 

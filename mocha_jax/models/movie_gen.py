@@ -8,7 +8,10 @@ Every layer adds the positions of its tokens, then
   x += gate * swiglu(modulate(norm(x)))
 
 with shift, scale and gate from the flow time t: one projection shared by all
-layers plus a table of each layer's own. The output is the velocity x1 - eps.
+layers plus a table of each layer's own. The output is the velocity x1 - eps;
+with `noise_skip` it is output + k(t) x_t, one k per latent channel, so that the
+layers need not carry the noise: they hardly can where a token holds nearly as
+many values as the model is wide.
 """
 
 import dataclasses
@@ -61,6 +64,7 @@ class ModelConfig:
   ratio, causal: the codec's video frames per latent frame, and its grid.
   max_frames, max_rows, max_columns: tokens that have positions.
   speech, frozen_text (feature width by encoder), small_text: conditions.
+  noise_skip: see the module.
   dtype: of the computation; parameters are float32.
   remat: what a layer keeps for the backward pass: "none" rematerialises
     nothing, "dots" all but matrix products, "full" everything.
@@ -81,6 +85,7 @@ class ModelConfig:
   speech: SpeechConfig
   frozen_text: Mapping[str, int]
   small_text: TrainedTextConfig | None
+  noise_skip: bool
   dtype: Literal["float32", "bfloat16"]
   remat: Literal["none", "dots", "full"]
 
@@ -191,6 +196,11 @@ class MovieGen(nnx.Module):
       {"D": width, "2D": 2 * width}, "D 2D", rngs=rngs, scale=0.0
     )
     self.out = Linear(sizes, "D C", rngs=rngs, scale=0.0)
+    self.skip = (
+      Linear(dict(D=width, C=config.channels), "D C", rngs=rngs, scale=0.0)
+      if config.noise_skip
+      else None
+    )
 
   def __call__(
     self,
@@ -222,7 +232,10 @@ class MovieGen(nnx.Module):
     x = self._run_blocks(x, position, shared, (text, mask), speech)
     shift, scale = jnp.split(self.out_modulation(time)[:, None], 2, axis=-1)
     x = modulate(self.out_norm(x), shift, scale)
-    return self._to_grid(self.out(x.astype(jnp.float32)), x_t.shape)
+    out = self._to_grid(self.out(x.astype(jnp.float32)), x_t.shape)
+    if self.skip is None:
+      return out
+    return out + self.skip(time)[:, None, None, None] * x_t
 
   def _check(self, x_t, condition: Condition) -> int:
     frames, height, width = x_t.shape[1:4]

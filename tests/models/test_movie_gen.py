@@ -40,6 +40,7 @@ CONFIG = ModelConfig(
   speech=SPEECH,
   frozen_text={},
   small_text=TrainedTextConfig(vocabulary=64, length=8, layers=1),
+  noise_skip=True,
   dtype="float32",
   remat="none",
 )

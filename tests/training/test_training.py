@@ -39,6 +39,7 @@ MODEL = ModelConfig(
   ),
   frozen_text={},
   small_text=TrainedTextConfig(vocabulary=64, length=8, layers=1),
+  noise_skip=True,
   dtype="float32",
   remat="none",
 )
