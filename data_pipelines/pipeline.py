@@ -44,8 +44,8 @@ def batches(
       f"batch_size={config.batch_size} must be a multiple of"
       f" {process_count=}: every host reads as many clips"
     )
-  text, masks = encode.load_null_text(sources.folder(config.root))
   order = mixture(config, seed=seed)
+  text, masks = encode.load_null_text(sources.folder(config.root))
   order = order.seed(seed).random_map(
     DropText(text, masks, config.text_dropout)
   )
