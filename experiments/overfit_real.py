@@ -24,14 +24,14 @@ def get_config() -> ConfigDict:
   config.codec.update(
     causal=True, motion_weight=1.0, color_weights=(1.0, 1.0, 1.0)
   )
-  config.text_encoder.length = 512
+  config.text_encoder.length = 192
   config.model.update(max_frames=25, max_rows=4, max_columns=7)
 
   # 4 clips x 25 latent frames x 28 tokens = 2,800 tokens per step.
   config.data.update(batch_size=4, text_dropout=0.0)
   config.data.stages = (dict(steps=1, weights=dict(close_up=1.0)),)
-  config.train.total_steps = 2000
-  config.optim.decay_steps = 2000
+  config.train.total_steps = 1500
+  config.optim.decay_steps = 1500
   # To know a clip by heart is to follow the model, not to exaggerate it.
   config.sample.update(speech_guidance=1.0, text_guidance=1.0, batch_size=8)
   config.score.update(

@@ -35,7 +35,7 @@ class Generator:
     self._text_encoders = make_text_encoders(given["text_encoder"])
     self._network = run.make_network(self.config)
     self._mesh = sharding.make_mesh(sharding.MeshConfig(1, -1, 1))
-    self.step, self._params = self._restore(opened)
+    self.step, self.params = self._restore(opened)
 
   @classmethod
   def from_run(cls, folder: pathlib.Path) -> "Generator":
@@ -130,7 +130,7 @@ class Generator:
     place = lambda x: sharding.place(jax.device_get(x), self._mesh)
     with jax.set_mesh(self._mesh):
       latents = self._sampler(settings)(
-        self._params, place(noise), place(condition), place(null)
+        self.params, place(noise), place(condition), place(null)
       )
     return np.asarray(latents)
 

@@ -27,8 +27,12 @@ class MetricLog:
     self._previous: tuple[int, Any] | None = None
     self._began = time.monotonic()
     self._start = start
-    self._rows = (folder / "metrics.jsonl").open("a", buffering=1)
-    self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"))
+    rows = folder / "metrics.jsonl"
+    _forget(rows, start)
+    self._rows = rows.open("a", buffering=1)
+    self._board = tensorboardX.SummaryWriter(
+      str(folder / "tensorboard"), purge_step=start or None
+    )
     self._bar = progress.Progress(
       progress.TextColumn("step"),
       progress.MofNCompleteColumn(),
@@ -75,3 +79,20 @@ class MetricLog:
     self._bar.stop()
     self._rows.close()
     self._board.close()
+
+
+def _forget(rows: pathlib.Path, start: int) -> None:
+  """Drop the rows of steps that are about to be taken again."""
+  if not rows.is_file():
+    return
+  kept = []
+  for line in rows.read_text().splitlines():
+    try:
+      step = json.loads(line)["step"]
+    except ValueError:
+      break  # Torn where the process was killed.
+    if step < start:
+      kept.append(line + "\n")
+  partial = rows.with_name(f"{rows.name}.partial")
+  partial.write_text("".join(kept))
+  partial.replace(rows)
