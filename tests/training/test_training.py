@@ -66,12 +66,13 @@ class Clips:
   def __next__(self) -> Batch:
     rng = np.random.default_rng(self.position)
     self.position += 1
+    normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
     return Batch(
-      rng.normal(size=(8, 2, 4, 4, 5)).astype(np.float32),
+      normal(8, 2, 4, 4, 5),
       Condition(
-        rng.normal(size=(8, 8, 6)).astype(np.float32),
-        {"small_text": rng.integers(1, 64, (8, 8)).astype(np.int32)},
-        {"small_text": rng.random((8, 8)) < 0.9},
+        normal(8, 8, 6),
+        {"small_text": jnp.asarray(rng.integers(1, 64, (8, 8)), jnp.int32)},
+        {"small_text": jnp.asarray(rng.random((8, 8)) < 0.9)},
       ),
     )
 
@@ -187,9 +188,12 @@ def test_state_stays_where_it_is_put():
 def test_step_is_compiled_once(tmp_path):
   trainer = Trainer((2, 2, 2))
   compiled = []
-  jax.monitoring.register_event_duration_secs_listener(
-    lambda name, _, **kwargs: compiled.append((name, kwargs))
-  )
+
+  def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+    del duration_secs
+    compiled.append((event, kwargs))
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
   try:
     now, batches = trainer.init(), Clips()
     for _ in range(3):
