@@ -144,11 +144,13 @@ def _plan(
   for name, path in paths.items():
     try:
       row = _one_row(found.get(name, []))
-      speech = _speech(row, path, folder, captions.parent, options)
+      kind = "text_only" if options.text_only else row.kind or "close_up"
+      speech = None
+      if kind != "text_only":
+        speech = _speech(row, path, folder, captions.parent, options)
     except Refused as error:
       refused[error.reason][name] = error.detail
       continue
-    kind = "text_only" if options.text_only else row.kind or "close_up"
     split = f"train_{kind}" if row.split in ("", "train") else row.split
     clips.append(RealClip(name, folder / path, row.prompt, kind, split, speech))
   return clips, refused, len(rows) - sum(map(len, found.values()))

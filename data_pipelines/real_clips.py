@@ -152,11 +152,13 @@ def _sound(
     speech = media.read_sound(source.speech, clip.sample_rate)
   except (ValueError, OSError) as error:
     raise Refused("broken", str(error)) from error
-  if video.sound is None or not video.sound.any():
-    if config.align:
-      raise Refused("not aligned", "has no sound of its own to align with")
-    return speech, ""
-  return _aligned(speech, video.sound, clip, config)
+  remark = ""
+  if video.sound is not None and video.sound.any():
+    speech, remark = _aligned(speech, video.sound, clip, config)
+  elif config.align:
+    raise Refused("not aligned", "has no sound of its own to align with")
+  _check_length(speech, clip, f"of {source.speech.name}{remark}")
+  return speech, remark
 
 
 def _own_sound(
@@ -164,16 +166,17 @@ def _own_sound(
 ) -> Float[np.ndarray, "A"]:
   if video.sound is None:
     raise Refused("soundless", "has no sound, and none lies beside it")
-  missing = (
-    clip.samples / clip.sample_rate - len(video.sound) / clip.sample_rate
-  )
-  if missing > _SOUND_LESS:
-    raise Refused(
-      "too short",
-      f"{len(video.sound) / clip.sample_rate:.2f} s of sound, "
-      f"{clip.samples / clip.sample_rate:.2f} s needed",
-    )
+  _check_length(video.sound, clip, "of sound")
   return video.sound
+
+
+def _check_length(
+  sound: Float[np.ndarray, "A"], clip: media.ClipFormat, what: str
+) -> None:
+  """Refuse sound that does not last as long as the pictures."""
+  there, needed = (n / clip.sample_rate for n in (len(sound), clip.samples))
+  if needed - there > _SOUND_LESS:
+    raise Refused("too short", f"{there:.2f} s {what}, {needed:.2f} s needed")
 
 
 def _aligned(

@@ -262,6 +262,44 @@ class TestSpeech:
     summary, _ = run(folder, folder / "captions.csv", tmp_path)
     assert refusals(summary) == {"broken": {"a"}}
 
+  @pytest.mark.parametrize(
+    ("seconds", "taken"), [(1.0, False), (1.85, False), (1.95, True)]
+  )
+  @pytest.mark.parametrize("own", [None, "aac"])
+  def test_that_ends_before_the_clip_refuses_it(
+    self, tmp_path, own, seconds, taken
+  ):
+    media_files.write(tmp_path / "a.mp4", Media(sound=own))
+    soundfile.write(tmp_path / "a.wav", tone(seconds=seconds), 44_100)
+    captions = caption(tmp_path, {"a": "A flash."})
+    summary, _ = run(tmp_path, captions, tmp_path)
+    found = {"a": f"{seconds:.2f} s of a.wav, 2.00 s needed"}
+    assert summary.refused == ({} if taken else {"too short": found})
+
+  def test_that_ends_early_once_shifted_refuses_its_clip(
+    self, folder, tmp_path
+  ):
+    soundfile.write(folder / "a.wav", tone()[: 2 * 44_100], 44_100)
+    assert not run(folder, folder / "captions.csv", tmp_path)[0].refused
+    summary, _ = run(
+      folder, folder / "captions.csv", tmp_path / "b", align=True
+    )
+    assert refusals(summary) == {"too short": {"a"}}
+    assert (
+      "1.90 s of a.wav; speech shifted" in summary.refused["too short"]["a"]
+    )
+
+  def test_is_not_looked_for_where_clips_go_without(self, folder, tmp_path):
+    def table(kind):
+      text = f"clip,prompt,speech,kind\na,A flash.,none.wav,{kind}\n"
+      (folder / "captions.csv").write_text(text)
+      return folder / "captions.csv"
+
+    summary, _ = run(folder, table("close_up"), tmp_path, text_only=True)
+    assert summary.records == {"train_text_only": 1} and not summary.refused
+    summary, _ = run(folder, table("text_only"), tmp_path / "b")
+    assert summary.records == {"train_text_only": 1} and not summary.refused
+
   def test_is_left_out_of_text_only_clips(self, folder, tmp_path):
     media_files.write(folder / "mute.mp4", Media(sound=None))
     captions = caption(folder, {"a": "A flash.", "mute": "A flash."})
