@@ -36,7 +36,35 @@ def get_config() -> ConfigDict:
   model.small_text = None
   model.update(noise_skip=False, dtype="bfloat16", remat="full")
 
+  # Each stage halves what came before and gives 40 % to a harder kind.
   config.data.batch_size = 512
+  config.data.stages = (
+    dict(steps=10_000, weights=dict(text_only=0.2, close_up=0.8)),
+    dict(
+      steps=10_000,
+      weights=dict(text_only=0.2, close_up=0.4, medium_close_up=0.4),
+    ),
+    dict(
+      steps=10_000,
+      weights=dict(
+        text_only=0.2, close_up=0.2, medium_close_up=0.2, medium=0.4
+      ),
+    ),
+    dict(
+      steps=10_000,
+      weights=dict(
+        text_only=0.2,
+        close_up=0.1,
+        medium_close_up=0.1,
+        medium=0.2,
+        dialogue=0.4,
+      ),
+    ),
+  )
+  config.train.update(
+    total_steps=40_000, log_every=100, save_every=1000, keep=3
+  )
+  config.step.ema = 0.9999
   config.optim.update(
     learning_rate=1e-5, warmup_steps=2000, schedule="constant"
   )

@@ -17,6 +17,8 @@ def get_config() -> ConfigDict:
   config.toy.test.close_up = 7
   config.toy.test.medium_close_up = 7
   config.toy.test.text_only = 2
+  config.toy.test_other_language.close_up = 2
+  config.toy.test_other_language.medium_close_up = 2
 
   # 12 clips x 12 latent frames x 16 tokens = 2,304 tokens per step.
   config.data.batch_size = 12

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 import pathlib
 from collections.abc import Sequence
 
@@ -47,9 +46,9 @@ class Generator:
     return cls(run.open_run(folder))
 
   def _restore(self, opened: run.Run):
-    checkpointer = Checkpointer(
-      opened.checkpoints, keep=opened.config.to_dict()["train"]["keep"]
-    )
+    if not opened.checkpoints.is_dir():
+      raise FileNotFoundError(f"{opened.folder} has no checkpoints yet")
+    checkpointer = Checkpointer(opened.checkpoints, keep=None)
     if checkpointer.latest is None:
       raise FileNotFoundError(f"no checkpoint in {opened.checkpoints}")
     like = jax.tree.map(
@@ -67,8 +66,9 @@ class Generator:
     Raises:
       ValueError: longer than the model allows.
     """
+    # A frame for all but the last sample: lengths in frames are rounded.
     needed = max(
-      1, math.ceil(len(speech) / self.clip.sample_rate * self.clip.fps)
+      1, -(-(len(speech) - 1) * self.clip.fps // self.clip.sample_rate)
     )
     ratio, causal = self._model.ratio, self._model.causal
     frames = -(-(needed - causal) // ratio) * ratio + causal
@@ -79,6 +79,19 @@ class Generator:
         f"the model allows {limit}, {limit / self.clip.fps:.2f} s"
       )
     return frames
+
+  def check(self, texts: Sequence[str]) -> list[str]:
+    """Return the prompts in the form that training saw.
+
+    Raises:
+      ValueError: one names a person it never describes, or is too long for
+        the text encoder.
+    """
+    texts = [prompts.format(prompts.parse(text)) for text in texts]
+    for text in texts:
+      for encoder in self._text_encoders.values():
+        encoder(text)
+    return texts
 
   def generate(
     self,
@@ -102,8 +115,7 @@ class Generator:
     settings = settings or self.settings
     frames = self.clip.frames if frames is None else frames
     self.frames_for(np.zeros(frames * self.clip.sample_rate // self.clip.fps))
-    for text in texts:
-      prompts.parse(text)
+    texts = self.check(texts)
     keys = jax.random.split(jax.random.key(seed), len(texts))
     shards = sharding.batch_shards(self._mesh)
     size = -(-min(settings.batch_size, len(texts)) // shards) * shards
@@ -140,9 +152,11 @@ class Generator:
       speech=settings.speech_guidance, text=settings.text_guidance
     )
 
+    at = sample.times(settings)
+
     def sampler(params, noise, condition, null):
       model = guidance.nested(self._network.bind(params), null, scale)
-      return sample.euler(model, noise, condition, sample.times(settings))
+      return sample.euler(model, noise, condition, at)
 
     return jax.jit(sampler)
 

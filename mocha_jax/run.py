@@ -22,7 +22,16 @@ from mocha_jax.sections import section
 from mocha_jax.training.state import Network
 
 # What a run may change when it goes on: how long, how often, where, what then.
-FREE = ("train.", "mesh.", "sample.", "score.", "data.workers", "toy.")
+FREE = (
+  "train.",
+  "optim.decay_steps",
+  "mesh.",
+  "sample.",
+  "score.",
+  "data.root",
+  "data.workers",
+  "toy.",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,23 +57,32 @@ def create(
   """Make the run folder, or open it if it is there to go on.
 
   Raises:
-    ValueError: the folder holds a run of another config.
+    ValueError: the folder holds checkpoints of another config or codec.
   """
-  if (folder / "config.json").is_file():
-    run = open_run(folder)
-    changed = experiments.difference(run.config, config)
-    for key, (old, new) in changed.items():
-      if not key.startswith(FREE):
-        raise ValueError(
-          f"{folder} holds a run with config.{key} = {old!r}, not {new!r}; "
-          "give it back its value or choose another --run"
-        )
+  if (folder / "checkpoints").is_dir():
+    _check_same(open_run(folder), config, codec)
   folder.mkdir(parents=True, exist_ok=True)
   shutil.copyfile(codec, folder / "codec.npz")
   partial = folder / "config.json.partial"
   partial.write_text(experiments.to_json(config))
   partial.rename(folder / "config.json")
   return Run(folder, config)
+
+
+def _check_same(run: Run, config: ConfigDict, codec: pathlib.Path) -> None:
+  """Refuse what the checkpoints of a run do not go with."""
+  changed = experiments.difference(run.config, config)
+  for key, (old, new) in changed.items():
+    if not key.startswith(FREE):
+      raise ValueError(
+        f"{run.folder} holds a run with config.{key} = {old!r}, not {new!r}; "
+        "give it back its value or choose another --run"
+      )
+  if (run.folder / "codec.npz").read_bytes() != codec.read_bytes():
+    raise ValueError(
+      f"{run.folder} was trained with another codec than {codec}: the data "
+      "were made anew; choose another --run"
+    )
 
 
 def open_run(folder: pathlib.Path) -> Run:
@@ -79,7 +97,11 @@ def open_run(folder: pathlib.Path) -> Run:
       f"{folder} is no run folder: it has no config.json; "
       "`mocha train --run` makes one"
     )
-  return Run(folder, experiments.from_json(path.read_text()))
+  try:
+    config = experiments.from_json(path.read_text())
+  except ValueError as error:
+    raise ValueError(f"{path} is damaged: {error}") from error
+  return Run(folder, config)
 
 
 def make_network(config: ConfigDict) -> Network:

@@ -47,6 +47,13 @@ def section(cls: type[T], mapping: Any, name: str) -> T:
     raise ValueError(f"{where}: {error}") from error
 
 
+def positive(config: Any, *names: str) -> None:
+  """Refuse those of a config's numbers that are not above 0."""
+  for name in names:
+    if getattr(config, name) <= 0:
+      raise ValueError(f"{name}={getattr(config, name)} must be above 0")
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
   """Say which known word comes closest: `; nearest is "x"`."""
   words = sorted(known)

@@ -30,9 +30,9 @@ def train(config: ConfigDict, folder: pathlib.Path) -> pathlib.Path:
   data = section(DataConfig, given["data"], "data")
   schedule = section(loop.LoopConfig, given["train"], "train")
   network = run.make_network(config)
-  optimizer = optim.make_optimizer(
-    section(optim.OptimConfig, given["optim"], "optim")
-  )
+  optim_config = section(optim.OptimConfig, given["optim"], "optim")
+  _check_schedule(optim_config, schedule.total_steps)
+  optimizer = optim.make_optimizer(optim_config, network.letters)
   mesh = sharding.make_mesh(section(sharding.MeshConfig, given["mesh"], "mesh"))
   step_config = section(step.StepConfig, given["step"], "step")
   _check_batch(data.batch_size, step_config.accumulate, mesh)
@@ -83,6 +83,16 @@ def train(config: ConfigDict, folder: pathlib.Path) -> pathlib.Path:
     checkpointer.close()
   print(f"trained for {time.monotonic() - began:.0f} s")
   return folder / "checkpoints"
+
+
+def _check_schedule(config: optim.OptimConfig, total_steps: int) -> None:
+  """Refuse to go on where the learning rate is 0."""
+  if config.schedule == "cosine" and total_steps > config.decay_steps:
+    raise ValueError(
+      f"config.train.total_steps = {total_steps} goes beyond "
+      f"config.optim.decay_steps = {config.decay_steps}, where the learning "
+      "rate is 0: raise decay_steps too"
+    )
 
 
 def _check_batch(batch_size: int, accumulate: int, mesh) -> None:

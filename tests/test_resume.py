@@ -21,6 +21,7 @@ def start(run, cwd):
       "import sys; from mocha_jax import main; sys.exit(main.run())",
       *("train", "--config", str(command.TINY), "--run", str(run)),
       f"--config.train.total_steps={STEPS}",
+      f"--config.optim.decay_steps={STEPS + 6}",
       "--config.train.save_every=3",
     ],
     cwd=cwd,

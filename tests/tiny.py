@@ -17,6 +17,6 @@ def get_config() -> ConfigDict:
   config.model.update(layers=1, width=64, ffn=64, heads=2, head=32)
   config.model.speech.hidden = 16
   config.train.update(total_steps=2, log_every=1, save_every=1, keep=2)
-  config.optim.update(warmup_steps=1, decay_steps=2)
+  config.optim.update(warmup_steps=1, decay_steps=4)
   config.sample.steps = 2
   return config

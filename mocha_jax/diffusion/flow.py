@@ -8,10 +8,11 @@ with t ~ sigmoid(normal(0, 1)), moved towards noise by t' = t / (t + s (1 - t)).
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 Model = Callable[[Array, Array, Any], Array]
@@ -28,7 +29,10 @@ class FlowConfig:
       raise ValueError(f"shift={self.shift}: must be above 0")
 
 
-def shift_time(t: Float[Array, "*B"], shift: float) -> Float[Array, "*B"]:
+T = TypeVar("T", Float[Array, "*B"], Float[np.ndarray, "*B"])
+
+
+def shift_time(t: T, shift: float) -> T:
   """Return t / (t + shift (1 - t))."""
   return t / (t + shift * (1 - t))
 

@@ -59,8 +59,7 @@ def times(config: SampleConfig) -> Float[np.ndarray, "n1"]:
   """Return the times that the config asks for."""
   if config.schedule == "linear_quadratic":
     return linear_quadratic(config.steps)
-  even = jnp.linspace(0, 1, config.steps + 1)
-  return np.asarray(shift_time(even, config.shift))
+  return shift_time(np.linspace(0, 1, config.steps + 1), config.shift)
 
 
 def euler(

@@ -52,7 +52,7 @@ def write(run: str | os.PathLike[str]) -> pathlib.Path:
   sections = [
     _section("Scores", _scores(scores)),
     _section("Training", _training(run / "metrics.jsonl")),
-    _section("Held-out clips", _clips(clips, run / "samples")),
+    _section("Clips", _clips(clips, run / "samples")),
     _section("How to get here", _commands(run, clips)),
     _section("Config", _folded("every key", config)),
     _section("Versions", _versions()),
@@ -79,7 +79,8 @@ def _json(path: pathlib.Path) -> Any:
 def _subtitle(scores: Mapping[str, Any], config: Mapping[str, Any]) -> str:
   clip = config["clip"]
   return (
-    f"step {scores['step']:,}, {scores['clips']} held-out clips of"
+    f"step {scores['step']:,}, {scores['clips']} clips of split"
+    f" {scores['split']}, each"
     f" {clip['frames']} frames, {clip['width']} × {clip['height']} pixels,"
     f" {clip['fps']} frames/s; speech guidance"
     f" {scores['guidance']['speech']:g}, text guidance"

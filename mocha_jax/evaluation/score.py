@@ -23,6 +23,7 @@ from mocha_jax.evaluation.lip_sync import (
   constant_tracks,
   mean,
   mouth_correlation,
+  swapped_correlation,
 )
 from mocha_jax.evaluation.measure import Scores, Seen
 from mocha_jax.evaluation.strip import enlarge
@@ -73,7 +74,8 @@ def score(
   """Sample and score held-out clips of a run; write and return the scores.
 
   `clips` replaces config.score.clips. Raises ValueError where the data set of
-  the run is gone or has no split "test", FileNotFoundError without a run.
+  the run is gone or has no split config.score.split, FileNotFoundError without
+  a run.
   """
   run = pathlib.Path(run)
   generator = generator or Generator.from_run(run)
@@ -138,8 +140,9 @@ def evaluate(
 ) -> tuple[list[Seen], Scores]:
   """Score frames against their records, and the codec's own reconstruction.
 
-  Text-only clips count into the overall scores that they have, as any
-  headline kind does. Scores are None where there is nothing to measure.
+  Overall scores are means over the headline kinds, and over text-only clips
+  where those have it; but for the swapped correlation, which is the mean over
+  all pairs of headline clips. None where there is nothing to measure.
   """
   rebuilt = [codec.decode(codec.encode(record["frames"])) for record in records]
   seen, result = _by_kind(records, frames, clip)
@@ -149,6 +152,7 @@ def evaluate(
   heads = dict.fromkeys([*headline_kinds, "text_only"])
   scores: Scores = {}
   own = [record["split"] != OTHER_LANGUAGE for record in records]
+  scores["split"] = records[own.index(True)]["split"]
   scores["clips"] = sum(own)
   scores["constant_mouths"] = constant_tracks([one.mouths for one in seen])
   for kind, part in result.items():
@@ -157,6 +161,13 @@ def evaluate(
     part["clips"] = len(of_kind)
     part["psnr"] = mean([psnr(frames[i], rebuilt[i]) for i in of_kind])
   scores |= measure.overall(result, list(heads))
+  scores["mouth_correlation_swapped"] = swapped_correlation(
+    [
+      one.mouths
+      for one, mine in zip(seen, own, strict=True)
+      if mine and one.kind in heads
+    ]
+  )
   scores["ceiling"] = measure.overall(best, list(heads))
   scores["kinds"] = result
   return seen, scores

@@ -72,7 +72,9 @@ def ceiling(scores: Mapping[str, Any], key: str) -> float | None:
 def table(scores: Mapping[str, Any]) -> Table:
   """Lay out the scores for the terminal: overall, ceiling, and per kind."""
   kinds = scores["kinds"]
-  result = Table(title=f"Scores of {scores['clips']} held-out clips")
+  result = Table(
+    title=f"Scores of {scores['clips']} clips of {scores['split']}"
+  )
   result.add_column("score")
   result.add_column("all", justify="right", style="bold")
   result.add_column("ceiling", justify="right", style="dim")

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mocha_jax.batch import Condition
 from mocha_jax.models.attention import Attention
 from mocha_jax.models.layers import LayerNorm, Linear, RMSNorm, SwiGLU, table
+from mocha_jax.sections import positive
 
 TIME_FEATURES = 256
 
@@ -66,6 +67,9 @@ class TrainedTextConfig:
   vocabulary: int
   length: int
   layers: int
+
+  def __post_init__(self):
+    positive(self, "vocabulary", "length")
 
 
 class TextBlock(nnx.Module):

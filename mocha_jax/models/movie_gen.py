@@ -47,6 +47,7 @@ from mocha_jax.models.speech import (
   SpeechProjector,
   SpeechWindowAttention,
 )
+from mocha_jax.sections import positive
 
 REMAT = {
   "none": None,
@@ -90,6 +91,8 @@ class ModelConfig:
   remat: Literal["none", "dots", "full"]
 
   def __post_init__(self):
+    positive(self, "layers", "width", "ffn", "heads", "head", "channels")
+    positive(self, "patch", "max_frames", "max_rows", "max_columns")
     values = self.patch**2 * self.channels
     if values >= self.width:
       raise ValueError(

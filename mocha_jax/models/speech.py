@@ -17,6 +17,7 @@ from mocha_jax.kernels.speech_window import ref
 from mocha_jax.kernels.speech_window.geometry import Edge, Geometry, Order
 from mocha_jax.models.attention import attend, from_heads, to_heads
 from mocha_jax.models.layers import HeadNorm, Linear, table, weight
+from mocha_jax.sections import positive
 
 Position = Literal["none", "rope", "sinusoidal", "learned"]
 
@@ -40,6 +41,11 @@ class SpeechConfig:
   order: Order
   edge: Edge
   position: Position
+
+  def __post_init__(self):
+    positive(self, "features", "hidden")
+    if self.context < 0:
+      raise ValueError(f"context={self.context} must not be negative")
 
 
 class SpeechProjector(nnx.Module):

@@ -28,14 +28,18 @@ class BatchIterator(Protocol):
 class Checkpointer:
   """Saves in the background, step by step, into a folder.
 
+  keep: checkpoints that stay; None only reads.
+
   Each part of the state is an item of its own, so that sampling reads the
   moving average alone. A save appears under its step only when it is whole.
   """
 
-  def __init__(self, folder: pathlib.Path, *, keep: int):
+  def __init__(self, folder: pathlib.Path, *, keep: int | None):
     self._manager = ocp.CheckpointManager(
       folder.absolute(),
-      options=ocp.CheckpointManagerOptions(max_to_keep=keep),
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep, read_only=keep is None
+      ),
     )
 
   @property

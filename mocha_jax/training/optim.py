@@ -1,10 +1,12 @@
 """AdamW with warm-up and clipping."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import optax
+
+from mocha_jax.sections import positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,14 @@ class OptimConfig:
   clip_norm: float
 
   def __post_init__(self):
+    positive(self, "learning_rate", "eps", "clip_norm")
+    if self.warmup_steps < 0 or self.weight_decay < 0:
+      raise ValueError(
+        f"warmup_steps={self.warmup_steps} and "
+        f"weight_decay={self.weight_decay} must not be negative"
+      )
+    if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
+      raise ValueError(f"b1={self.b1}, b2={self.b2}: must be in [0, 1)")
     if self.schedule == "cosine" and self.decay_steps <= self.warmup_steps:
       raise ValueError(
         f"decay_steps={self.decay_steps}: must be more than "
@@ -40,12 +50,24 @@ def learning_rate(config: OptimConfig) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(
       0.0, config.learning_rate, config.warmup_steps, config.decay_steps
     )
-  return optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
+  if not config.warmup_steps:
+    return optax.constant_schedule(config.learning_rate)
+  return optax.warmup_constant_schedule(
+    0.0, config.learning_rate, config.warmup_steps
+  )
 
 
-def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
-  """Build the optimizer; vectors and norms are not decayed."""
-  matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+def make_optimizer(
+  config: OptimConfig, letters: Any
+) -> optax.GradientTransformation:
+  """Build the optimizer for parameters of these letters.
+
+  What has one letter or an axis without one, as biases, norms and tables of
+  modulation, is not decayed.
+  """
+  matrices = jax.tree.map(
+    lambda named: len(named.split()) > 1 and "_" not in named, letters
+  )
   return optax.chain(
     optax.clip_by_global_norm(config.clip_norm),
     optax.adamw(

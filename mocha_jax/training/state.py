@@ -65,7 +65,7 @@ def _letters(state: nnx.State) -> Any:
   """Return the letters of every parameter, as annotated where it is made."""
   named = {
     path: variable.get_metadata()["letters"]
-    for path, variable in state.flat_state()
+    for path, variable in nnx.to_flat_state(state)
   }
   return nnx.traversals.unflatten_mapping(named)
 
@@ -79,7 +79,7 @@ def state_shardings(
   """
   params = network.shardings(mesh)
   everywhere = sharding.replicated(mesh)
-  opt_state = optax.tree_map_params(
+  opt_state = optax.tree.map_params(
     optimizer,
     lambda _, where: where,
     jax.eval_shape(optimizer.init, network.shapes),

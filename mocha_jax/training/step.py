@@ -70,13 +70,13 @@ def make_train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = optax.incremental_update(params, state.ema, 1 - _decay(state.step))
-    metrics = dict(loss=value, grad_norm=optax.global_norm(grads))
+    metrics = dict(loss=value, grad_norm=optax.tree.norm(grads))
     return TrainState(
       state.step + 1, params, ema, opt_state, state.rng
     ), metrics
 
   def _decay(at):
-    """Average over about the last tenth of a young run (Adam's own warm-up)."""
+    """Average over about the last tenth of a young run."""
     return jnp.minimum(config.ema, (1 + at) / (10 + at))
 
   where = state_shardings(network, optimizer, mesh)

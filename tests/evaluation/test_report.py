@@ -14,7 +14,7 @@ HOSTILE = '</pre><script src="https://x.invalid/a.js">alert("&")</script>'
 
 def scores():
   part = dict.fromkeys(table.SCORES, 0.5) | {"listener_at_rest": None}
-  part |= {"ceiling": dict(part), "clips": 1}
+  part |= {"ceiling": dict(part), "split": "test", "clips": 1}
   return part | {
     "kinds": {"close_up": dict(part)},
     "guidance": {"speech": 2.0, "text": 3.0},

@@ -100,7 +100,7 @@ class Trainer:
     devices = jax.devices()[: int(np.prod(shape))]
     self.mesh = sharding.make_mesh(sharding.MeshConfig(*shape), devices)
     self.network = state.Network(lambda rngs: MovieGen(model, rngs=rngs))
-    self.optimizer = optim.make_optimizer(OPTIM)
+    self.optimizer = optim.make_optimizer(OPTIM, self.network.letters)
     self.step = step.make_train_step(
       self.network, self.optimizer, FlowConfig(1.0), config, self.mesh
     )
@@ -199,7 +199,7 @@ def test_step_is_compiled_once(tmp_path):
     for _ in range(3):
       now, _ = trainer.step(now, sharding.place(next(batches), trainer.mesh))
   finally:
-    jax.monitoring.clear_event_listeners()
+    jax.monitoring.unregister_event_duration_listener(listen)
   steps = [
     kwargs
     for name, kwargs in compiled
