@@ -1,10 +1,11 @@
 """The verb `sample`: from prompts and files of speech to mp4s with sound."""
 
 import collections
+import contextlib
 import csv
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -24,8 +25,9 @@ class Wish:
 
 
 def read_wishes(table: pathlib.Path, folder: pathlib.Path) -> tuple[Wish, ...]:
-  """Read a CSV file with the columns name, prompt and speech.
+  r"""Read a CSV file with the columns name, prompt and speech.
 
+  A prompt may stand in quotes of its own, with \n for a line end.
   The clip goes to <folder>/<name>.mp4. The path of a speech file counts from
   the table's folder; an empty cell asks for a clip without speech.
 
@@ -56,7 +58,9 @@ def read_wishes(table: pathlib.Path, folder: pathlib.Path) -> tuple[Wish, ...]:
       raise ValueError(
         f"{table}, line {line}: name {name!r} must be given, and once only"
       )
-    wishes[out] = Wish(prompt, table.parent / speech if speech else None, out)
+    wishes[out] = Wish(
+      prompts.unquote(prompt), table.parent / speech if speech else None, out
+    )
   if not wishes:
     raise ValueError(f"{table}: holds no row")
   return tuple(wishes.values())
@@ -84,30 +88,38 @@ def sample(
     _check(wish)
   generator = generation.Generator.from_run(run)
   settings = generation.replace(generator.settings, **changes)
+  for wish in wishes:
+    with _naming(wish):
+      generator.check([wish.prompt])
   groups = collections.defaultdict(list)
   for wish in wishes:
     speech = _speech(wish, generator.clip.sample_rate)
     groups[_length(generator, wish, speech, frames)].append((wish, speech))
   for length, group in groups.items():
-    size = settings.batch_size
-    for start in range(0, len(group), size):
-      chosen = group[start : start + size]
-      clips = generator.generate(
-        [wish.prompt for wish, _ in chosen],
-        [speech for _, speech in chosen],
-        seed=seed + start,
-        frames=length,
-        settings=settings,
-      )
-      for (wish, speech), clip in zip(chosen, clips, strict=True):
-        _write(generator.clip, wish, clip, speech)
+    clips = generator.generate(
+      [wish.prompt for wish, _ in group],
+      [speech for _, speech in group],
+      seed=seed,
+      frames=length,
+      settings=settings,
+    )
+    for (wish, speech), clip in zip(group, clips, strict=True):
+      _write(generator.clip, wish, clip, speech)
+
+
+@contextlib.contextmanager
+def _naming(wish: Wish) -> Iterator[None]:
+  """Say whose prompt an error is about."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f"the prompt of {wish.out}: {error}") from error
 
 
 def _check(wish: Wish) -> None:
-  try:
+  """Find what is wrong before the model is loaded."""
+  with _naming(wish):
     prompts.parse(wish.prompt)
-  except ValueError as error:
-    raise ValueError(f"the prompt of {wish.out}: {error}") from error
   if wish.speech is not None and not wish.speech.is_file():
     raise FileNotFoundError(f"{wish.speech}: no such file")
 
