@@ -82,6 +82,7 @@ def encode(
       text={name: encoder.width for name, encoder in text_encoders.items()},
       beam_flags=beam_flags or (),
     )
+  print(f"wrote {encoded}")
   return encoded
 
 

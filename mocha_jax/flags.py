@@ -126,7 +126,7 @@ def _add_sample_flags(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--frames",
-    type=int,
+    type=_count,
     metavar="F",
     help="length of the clip (default: as long as the speech, or as the"
     " training clips)",
@@ -143,6 +143,12 @@ def _add_sample_flags(parser: argparse.ArgumentParser) -> None:
       metavar=name[0].upper(),
       help="default: as the run's config says",
     )
+
+
+def _count(text: str) -> int:
+  if not text.isdecimal() or int(text) < 1:
+    raise argparse.ArgumentTypeError(f"{text} must be a number, at least 1")
+  return int(text)
 
 
 def _add(verbs, name: str, summary: str) -> argparse.ArgumentParser:

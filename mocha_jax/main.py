@@ -1,6 +1,7 @@
 """The command `mocha`: each verb calls one function, an error is one line."""
 
 import dataclasses
+import dis
 import logging
 import os
 import sys
@@ -56,17 +57,30 @@ def run(argv: Sequence[str] | None = None) -> int:
 def _line(error: Exception) -> str | None:
   """Say in one line what the user can change; None if the fault is ours.
 
-  Ours is a ValueError that another library raised on what we gave it.
+  The user's is what our own code raises; ours is what another library, or the
+  interpreter, raises on what we gave it.
   """
   if isinstance(error, ImportError):
     extra = _EXTRAS.get((error.name or "").partition(".")[0])
     wanted = f"pip install 'mocha_jax[{extra}]'"
     return f"{error.name} is not installed: {wanted}" if extra else None
-  last = list(traceback.walk_tb(error.__traceback__))[-1][0]
-  package = last.f_globals.get("__name__", "").partition(".")[0]
-  if not isinstance(error, OSError) and package not in _OURS:
+  if not isinstance(error, OSError) and not _raised_by_us(error):
     return None
   return " ".join(str(error).split()) or type(error).__name__
+
+
+def _raised_by_us(error: Exception) -> bool:
+  """Return whether a `raise` of our own packages is where it comes from."""
+  last = error.__traceback__
+  if last is None:
+    return False
+  while last.tb_next:
+    last = last.tb_next
+  frame = last.tb_frame
+  package = frame.f_globals.get("__name__", "").partition(".")[0]
+  # Otherwise a function in C that was called there raised it.
+  instruction = frame.f_code.co_code[last.tb_lasti]
+  return package in _OURS and dis.opname[instruction] == "RAISE_VARARGS"
 
 
 def _verb(arguments: Sequence[str]) -> str:
@@ -82,7 +96,7 @@ def _verb(arguments: Sequence[str]) -> str:
 def _toy(asked: Namespace, config: "ConfigDict") -> None:
   from data_pipelines.toy import build
 
-  print(f"wrote {build.build(config)}")
+  build.build(config)
 
 
 def _ingest(asked: Namespace, config: "ConfigDict") -> None:
@@ -112,10 +126,9 @@ def _encode(asked: Namespace, config: "ConfigDict") -> None:
   _hush_beam()
   from data_pipelines import encode
 
-  written = encode.encode(
+  encode.encode(
     config, beam_flags=asked.beam or None, overwrite=asked.overwrite
   )
-  print(f"wrote {written}")
 
 
 def _inspect(asked: Namespace) -> None:

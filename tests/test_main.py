@@ -123,7 +123,7 @@ def sample(run, *more: object) -> list[object]:
 def test_file_that_is_no_sound_is_refused_by_name(refused, tiny_run, tmp_path):
   (tmp_path / "no.wav").write_text("no sound")
   error = refused(*sample(tiny_run, "--prompt", PROMPT, "--speech", "no.wav"))
-  assert "no.wav" in error
+  assert error.startswith("mocha sample: no.wav: broken: Invalid data")
 
 
 def test_speech_that_is_not_there_is_refused_by_name(refused, tiny_run):
@@ -142,6 +142,12 @@ def test_too_long_speech_is_refused_with_what_the_model_allows(
 def test_too_many_frames_are_refused(refused, tiny_run):
   error = refused(*sample(tiny_run, "--prompt", PROMPT, "--frames", 4000))
   assert "4000 frames; the model allows" in error
+
+
+@pytest.mark.parametrize("frames", ["0", "-4", "4.5", "long"])
+def test_length_that_is_none_is_refused_by_name(refused, tiny_run, frames):
+  error = refused(*sample(tiny_run, "--prompt", PROMPT, f"--frames={frames}"))
+  assert f"argument --frames: {frames} must be a number, at least 1" in error
 
 
 def test_person_who_is_never_described_is_named(refused, tiny_run):
@@ -198,8 +204,9 @@ def test_sampled_clip_lasts_as_long_as_its_speech(tiny_run, tmp_path):
 def test_data_that_is_there_is_left_as_it_is(tiny_run):
   folder = tiny_run.parents[1]
   before = {p: p.stat().st_mtime_ns for p in (folder / "data").rglob("*.a*")}
-  for verb in ("toy", "encode"):
-    command.mocha("data", verb, "--config", TINY, cwd=folder)
+  for verb, name in (("toy", "raw"), ("encode", "encoded")):
+    said = command.mocha("data", verb, "--config", TINY, cwd=folder)
+    assert said == f"data/{name} is up to date\n"
   after = {p: p.stat().st_mtime_ns for p in (folder / "data").rglob("*.a*")}
   assert before == after
   assert before
@@ -231,11 +238,22 @@ def test_traceback_is_there_for_who_asks(capsys, monkeypatch):
   assert error.splitlines()[-1].startswith("mocha data inspect: no records")
 
 
+@pytest.mark.parametrize("module", ["mocha_jax.bug", "another"])
 @pytest.mark.parametrize(
-  "bug", [lambda _: 1 / 0, lambda _: np.zeros(2).reshape(3)]
+  "bug",
+  [
+    "1 / 0",
+    "int('x')",
+    "a, b = [1]",
+    "np.zeros(2).reshape(3)",
+    "np.zeros(2) + np.zeros(3)",
+    "np.stack([])",
+  ],
 )
-def test_fault_of_ours_keeps_its_traceback(monkeypatch, bug):
-  monkeypatch.setitem(main._WITHOUT_CONFIG, "experiments", bug)
+def test_fault_of_ours_keeps_its_traceback(monkeypatch, module, bug):
+  module = {"__name__": module, "np": np}
+  exec(f"def verb(_):\n  {bug}", module)
+  monkeypatch.setitem(main._WITHOUT_CONFIG, "experiments", module["verb"])
   with pytest.raises((ZeroDivisionError, ValueError)):
     main.run(["experiments"])
 

@@ -65,7 +65,8 @@ def build(config: "ConfigDict") -> pathlib.Path:
   toy = section(ToyConfig, given["toy"], "toy")
   clip = section(ClipFormat, given["clip"], "clip")
   directory = pathlib.Path(given["data"]["root"]) / records.RAW
-  make(toy, clip, directory)
+  made = make(toy, clip, directory)
+  print(f"wrote {directory}" if made else f"{directory} is up to date")
   return directory
 
 
@@ -75,15 +76,18 @@ def make(
   directory: str | os.PathLike[str],
   *,
   processes: int | None = None,
-) -> None:
-  """Write the data set, with as many processes as there are processors."""
+) -> bool:
+  """Write the data set, with as many processes as there are processors.
+
+  Returns whether it had to: records of the same sections may be there.
+  """
   made_from = {
     "toy": dataclasses.asdict(toy),
     "clip": dataclasses.asdict(clip),
   }
   if records.exists(directory):
     if records.metadata(directory) == made_from:
-      return
+      return False
     raise ValueError(
       f"{directory} holds records that another config made; remove them, or"
       " set config.data.root to another folder"
@@ -99,6 +103,7 @@ def make(
     records.write(
       directory, splits, kind=records.RAW, metadata=made_from, shards=None
     )
+  return True
 
 
 def examples(
