@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,26 @@ def test_schedule_rises_from_zero_to_one(steps):
   assert len(at) == steps + 1 and at[0] == 0
   np.testing.assert_allclose(at[-1], 1, atol=1e-12)
   assert (np.diff(at) > 0).all()
+
+
+CONFIG = sample.SampleConfig(
+  steps=10,
+  schedule="linear_quadratic",
+  shift=1.0,
+  speech_guidance=1.0,
+  text_guidance=1.0,
+  batch_size=1,
+)
+LATE = dataclasses.replace(CONFIG, schedule="shifted_linear", shift=3.0)
+
+
+def test_schedule_is_the_one_asked_for():
+  np.testing.assert_array_equal(
+    sample.times(CONFIG), sample.linear_quadratic(10)
+  )
+  even = sample.times(dataclasses.replace(LATE, shift=1.0))
+  np.testing.assert_allclose(even, np.linspace(0, 1, 11))
+  assert (sample.times(LATE)[1:-1] < even[1:-1]).all()
 
 
 def test_euler_is_exact_where_the_velocity_is_constant():

@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -50,7 +52,7 @@ def test_every_section_is_valid(name):
 def condition(given, frames: int) -> Condition:
   """The shapes of what a batch of two is conditioned on."""
   model = given["model"]
-  shape = jax.ShapeDtypeStruct
+  shape: Any = jax.ShapeDtypeStruct
   features = model["speech"]["features"]
   if model["frozen_text"]:
     text = {
