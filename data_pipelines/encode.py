@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
-from rich.progress import track
 from threadpoolctl import threadpool_limits
 
-from data_pipelines import records
+from data_pipelines import progress, records
 from mocha_jax import codecs, encoders
 from mocha_jax.config import difference
 from mocha_jax.media import ClipFormat
@@ -149,7 +148,8 @@ class ClipEncoder:
 def _progress(encoder: ClipEncoder) -> Iterable[records.Record]:
   indices = range(len(encoder.source))
   title = f"encode {encoder.source.split}"
-  return map(encoder, track(indices, title, transient=True))
+  made = map(encoder, indices)
+  return progress.track(made, title, total=len(indices))
 
 
 def _transform(encoder: ClipEncoder) -> Any:
@@ -215,9 +215,8 @@ def _training_clips(
     for index in range(counts[split])
   ]
   order = np.random.default_rng(_FIT["seed"]).permutation(len(clips))
-  for choice in track(
-    sorted(order[: _FIT["clips"]]), "fit the codec", transient=True
-  ):
+  chosen = sorted(order[: _FIT["clips"]])
+  for choice in progress.track(chosen, "fit the codec", total=len(chosen)):
     split, index = clips[choice]
     record = sources[split][index]
     with _naming(record, sources[split]):

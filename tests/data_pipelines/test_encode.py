@@ -65,6 +65,16 @@ def encoded_root(tmp_path_factory):
   return root
 
 
+def test_nothing_but_the_folder_is_said_where_no_terminal_is(
+  encoded_root, tmp_path, capsys
+):
+  config = make_config(encoded_root)
+  encode.encode(config, encoded=tmp_path / "encoded")
+  encode.encode(config, encoded=tmp_path / "encoded")
+  out = f"{tmp_path / 'encoded'}"
+  assert capsys.readouterr().out == f"wrote {out}\n{out} is up to date\n"
+
+
 def test_every_split_is_encoded(encoded_root):
   folder = encoded_root / "encoded"
   assert records.kind(folder) == "encoded"

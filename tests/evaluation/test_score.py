@@ -4,7 +4,7 @@ import av
 import numpy as np
 import pytest
 
-from data_pipelines.toy import build
+from data_pipelines.toy import tasks
 from mocha_jax.codecs import linear
 from mocha_jax.evaluation import measure, score, table
 from mocha_jax.media import ClipFormat
@@ -14,7 +14,7 @@ SPEAKING = ("close_up", "two_shot", "dialogue", "dialogue_aba")
 
 
 def records_of(split, kind, count, seed=3):
-  made = build.examples(split, kind, count, seed=seed, clip=CLIP)
+  made = tasks.examples(split, kind, count, seed=seed, clip=CLIP)
   return [{**record, "split": split} for record in made]
 
 

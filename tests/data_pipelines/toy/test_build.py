@@ -1,11 +1,14 @@
+import io
 import itertools
 import json
 
 import numpy as np
 import pytest
+import rich
+import rich.console
 
 from data_pipelines import records
-from data_pipelines.toy import build, scene
+from data_pipelines.toy import build, scene, tasks
 from mocha_jax.media import ClipFormat
 from tests import numerics
 
@@ -13,7 +16,7 @@ CLIP = ClipFormat(frames=24, fps=24, height=32, width=32, sample_rate=16_000)
 
 
 def made(split: str, kind: str, count: int = 2, clip: ClipFormat = CLIP):
-  return list(build.examples(split, kind, count, seed=0, clip=clip))
+  return list(tasks.examples(split, kind, count, seed=0, clip=clip))
 
 
 def voices_of(record) -> list[str]:
@@ -21,7 +24,7 @@ def voices_of(record) -> list[str]:
 
 
 def test_record_depends_on_its_own_index_only():
-  one = build.example(build.Task(0, "train", "close_up", 3), CLIP)
+  one = tasks.example(tasks.Task(0, "train", "close_up", 3), CLIP)
   four = made("train", "close_up", 4)[3]
   numerics.assert_same(one, four)
 
@@ -125,6 +128,17 @@ def test_processes_make_what_one_would(tmp_path):
     numerics.assert_same(record, wanted[record["name"]])
 
 
+def test_splits_are_shown_in_a_terminal_while_they_are_made(
+  tmp_path, monkeypatch
+):
+  screen = io.StringIO()
+  console = rich.console.Console(file=screen, force_terminal=True, width=80)
+  monkeypatch.setattr(rich, "get_console", lambda: console)
+  build.make(toy(close_up=1), CLIP, tmp_path, processes=1)
+  said = screen.getvalue()
+  assert "make train_close_up" in said and "make test" in said
+
+
 def test_same_config_makes_nothing_anew_and_another_is_refused(tmp_path):
   build.make(toy(), CLIP, tmp_path, processes=1)
   files = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
@@ -136,11 +150,11 @@ def test_same_config_makes_nothing_anew_and_another_is_refused(tmp_path):
 
 
 def test_names_are_unique_over_all_splits():
-  tasks = [
-    build.example(build.Task(0, split, kind, 0), CLIP)["name"]
+  names = [
+    tasks.example(tasks.Task(0, split, kind, 0), CLIP)["name"]
     for split, kind in itertools.product(("train", "test"), ("medium",))
   ]
-  assert len(set(tasks)) == len(tasks)
+  assert len(set(names)) == len(names)
 
 
 def test_unknown_kind_and_negative_count_are_refused():
