@@ -33,17 +33,7 @@ def draw_body(pen: Pen, look: Look) -> None:
   """Draw neck and shirt with a pen that stands at the head's centre."""
   shirt, skin = SHIRTS[look.shirt], SKINS[look.skin]
   fold = blend(shirt, (20, 20, 40), 0.22)
-  pen.shape(
-    [
-      (-0.8, 1.2),
-      (0.8, 1.2),
-      (1.25, 1.7),
-      (1.2, 6.0),
-      (-1.2, 6.0),
-      (-1.25, 1.7),
-    ],
-    shirt,
-  )
+  pen.shape(_TORSO, shirt)
   for side in (-1, 1):
     pen.disc(0.85 * side, 1.55, 0.42, 0.36, shirt)
     pen.stroke([(0.92 * side, 2.3), (0.95 * side, 6.0)], 0.07, fold)

@@ -51,17 +51,7 @@ def draw_back_hair(pen: Pen, look: Look) -> None:
   colour = HAIRS[look.hair]
   if look.style == "long":
     pen.disc(0, -0.15, 0.98, 1.03, colour)
-    pen.shape(
-      [
-        (-0.97, -0.1),
-        (-1.06, 1.25),
-        (-0.5, 1.5),
-        (0.5, 1.5),
-        (1.06, 1.25),
-        (0.97, -0.1),
-      ],
-      colour,
-    )
+    pen.shape(_MANE, colour)
   elif look.style == "curly":
     for x, y in _CURLS:
       pen.disc(x, y, 0.34, 0.34, colour)

@@ -89,22 +89,3 @@ def head_position(
   short = min(height, width)
   x = width * (0.5 + SIDES[side])
   return x, height / 2 + short * place.head, short * place.unit
-
-
-def mouth_box(
-  shot: str, side: str, height: int, width: int
-) -> tuple[int, int, int, int]:
-  """Return top, bottom, left, right, in pixels, of where a mouth can come.
-
-  Room is left for the moves of head and camera.
-  """
-  x, y, unit = head_position(shot, side, height, width)
-  top = y + unit * (MOUTH_CENTRE - 0.40)
-  bottom = y + unit * (MOUTH_CENTRE + MOUTH_HEIGHT + 0.25)
-  reach = unit * (MOUTH_HALF_WIDTH + 0.30)
-  return (
-    max(0, round(top)),
-    min(height, round(bottom)),
-    max(0, round(x - reach)),
-    min(width, round(x + reach)),
-  )

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from data_pipelines.toy import palette
 
-# How far a head strays from its place, in head units; see palette.mouth_box.
+# How far a head strays from its place, in head units.
 REACH = 0.36
 
 Box = tuple[float, float, float, float]  # top, bottom, left, right; head units
