@@ -3,8 +3,9 @@ import re
 
 import pytest
 
-from data_pipelines.toy import captions, scene
-from mocha_jax import prompts
+from data_pipelines.toy import build, captions, scene, tasks
+from mocha_jax import config, prompts
+from mocha_jax.sections import section
 
 
 def drawn(kind: str, count: int, *, held_out: bool) -> list[scene.Scene]:
@@ -16,6 +17,23 @@ def drawn(kind: str, count: int, *, held_out: bool) -> list[scene.Scene]:
 
 def words(text: str) -> set[str]:
   return set(re.findall(r"\w+", text))
+
+
+def test_captions_that_quickstart_trains_on_have_every_word_of_held_out_ones():
+  given = config.load("quickstart").to_dict()
+  toy = section(build.ToyConfig, given["toy"], "toy")
+
+  def said(split, kind, count):
+    drawn = (tasks.Task(toy.seed, split, kind, i) for i in range(count))
+    frames = given["clip"]["frames"]
+    return words(" ".join(captions.caption(t.scene(frames)) for t in drawn))
+
+  kinds = {kind: count for kind, count in toy.train.items() if count}
+  assert len(kinds) == 3
+  assert {kind for kind, count in toy.test.items() if count} <= set(kinds)
+  known = set().union(*(said("train", *item) for item in kinds.items()))
+  for kind in kinds:
+    assert said("test", kind, 300) <= known
 
 
 def test_training_captions_have_every_word_of_test_captions():
