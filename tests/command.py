@@ -14,13 +14,11 @@ def mocha(
 ) -> str:
   """Run a verb with the packages that lie in `path`; return what it prints."""
   environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+  script = path / "bin" / "mocha"  # What pip installs; sources have none.
+  code = "import sys; from mocha_jax import main; sys.exit(main.run())"
+  command = [script] if script.exists() else [sys.executable, "-c", code]
   done = subprocess.run(
-    [
-      sys.executable,
-      "-c",
-      "import sys; from mocha_jax import main; sys.exit(main.run())",
-      *map(str, arguments),
-    ],
+    [*command, *map(str, arguments)],
     cwd=cwd,
     env=environment | {"PYTHONPATH": str(path)},
     stdout=subprocess.PIPE,

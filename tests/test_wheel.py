@@ -50,6 +50,7 @@ def test_wheel_holds_every_file_that_the_packages_need(installed):
 
 
 def test_wheel_lists_the_experiments(installed, tmp_path):
+  assert (installed / "bin" / "mocha").is_file()
   said = command.mocha("experiments", cwd=tmp_path, path=installed)
   assert [line.split()[0] for line in said.splitlines()] == configs.names()
 
