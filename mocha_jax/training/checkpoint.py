@@ -28,7 +28,7 @@ class BatchIterator(Protocol):
 class Checkpointer:
   """Saves in the background, step by step, into a folder.
 
-  keep: checkpoints that stay; None only reads.
+  keep: checkpoints that stay; None keeps all.
 
   Each part of the state is an item of its own, so that sampling reads the
   moving average alone. A save appears under its step only when it is whole.
@@ -37,9 +37,7 @@ class Checkpointer:
   def __init__(self, folder: pathlib.Path, *, keep: int | None):
     self._manager = ocp.CheckpointManager(
       folder.absolute(),
-      options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep, read_only=keep is None
-      ),
+      options=ocp.CheckpointManagerOptions(max_to_keep=keep),
     )
 
   @property
