@@ -10,40 +10,9 @@ from flax import nnx
 from mocha_jax import config as experiments
 from mocha_jax import run
 from mocha_jax.batch import Condition
-from mocha_jax.models.embed import TrainedTextConfig
 from mocha_jax.models.movie_gen import ModelConfig, MovieGen
-from mocha_jax.models.speech import SpeechConfig
 from tests import numerics
-
-SPEECH = SpeechConfig(
-  features=6,
-  context=1,
-  hidden=16,
-  attention="window",
-  order="slots",
-  edge="clip",
-  position="none",
-)
-CONFIG = ModelConfig(
-  layers=2,
-  width=32,
-  ffn=64,
-  heads=4,
-  head=8,
-  channels=5,
-  patch=2,
-  ratio=4,
-  causal=False,
-  max_frames=4,
-  max_rows=2,
-  max_columns=3,
-  speech=SPEECH,
-  frozen_text={},
-  small_text=TrainedTextConfig(vocabulary=64, length=8, layers=1),
-  noise_skip=True,
-  dtype="float32",
-  remat="none",
-)
+from tests.small_model import CONFIG
 
 
 def build(config: ModelConfig) -> MovieGen:
@@ -178,7 +147,7 @@ def test_rematerialisation_changes_no_gradient(remat):
 )
 def test_every_speech_attention_listens(speech):
   config = dataclasses.replace(
-    CONFIG, speech=dataclasses.replace(SPEECH, **speech)
+    CONFIG, speech=dataclasses.replace(CONFIG.speech, **speech)
   )
   model = build(config)
   x_t, t, condition = inputs(config)

@@ -8,41 +8,12 @@ import pytest
 from mocha_jax import sharding
 from mocha_jax.batch import Batch, Condition
 from mocha_jax.diffusion.flow import FlowConfig
-from mocha_jax.models.embed import TrainedTextConfig
-from mocha_jax.models.movie_gen import ModelConfig, MovieGen
-from mocha_jax.models.speech import SpeechConfig
+from mocha_jax.models.movie_gen import MovieGen
 from mocha_jax.training import loop, optim, state, step
 from mocha_jax.training.checkpoint import Checkpointer, abstract_state
 from tests import numerics
+from tests.small_model import CONFIG as MODEL
 
-MODEL = ModelConfig(
-  layers=2,
-  width=32,
-  ffn=64,
-  heads=4,
-  head=8,
-  channels=5,
-  patch=2,
-  ratio=4,
-  causal=False,
-  max_frames=4,
-  max_rows=2,
-  max_columns=2,
-  speech=SpeechConfig(
-    features=6,
-    context=1,
-    hidden=16,
-    attention="window",
-    order="slots",
-    edge="clip",
-    position="none",
-  ),
-  frozen_text={},
-  small_text=TrainedTextConfig(vocabulary=64, length=8, layers=1),
-  noise_skip=True,
-  dtype="float32",
-  remat="none",
-)
 OPTIM = optim.OptimConfig(
   learning_rate=1e-2,
   warmup_steps=2,
