@@ -98,6 +98,7 @@ def get_config() -> ConfigDict:
         order="slots",
         edge="clip",
         position="none",
+        implementation="auto",
       ),
       frozen_text=ConfigDict(),
       small_text=dict(

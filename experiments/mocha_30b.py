@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
     order="none",
     edge="clip",
     position="none",
+    implementation="auto",
   )
   model.frozen_text = dict(ul2=4096, byt5=1472, metaclip=1280)
   model.small_text = None

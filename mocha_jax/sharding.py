@@ -5,9 +5,11 @@ activations are annotated with the letters of `mocha_jax`, and the two tables
 below say over which mesh axes a letter is split.
 """
 
+import bisect
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -98,14 +100,84 @@ def constrain(x: jax.Array, letters: str) -> jax.Array:
   )
 
 
+def shard_mapped(
+  fn: Callable[..., jax.Array], inputs: Sequence[str], output: str
+) -> Callable[..., jax.Array]:
+  """Return fn as each device runs it on its own part of the inputs.
+
+  The letters name all axes of each argument and of the result, as in
+  `constrain`. A letter that is split, and that the result lacks, is summed:
+  fn returns a partial sum, and the devices' are added up. Without a mesh this
+  is fn itself.
+
+    shard_mapped(fn, ["B D", "B N D"], "B D")  # Sums over the axis of N.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return fn
+  # Partial sums leave by an axis of their own and are added up outside. So the
+  # result is split over all that it varies over, and the transpose is right
+  # without checks: it adds up, once, what every device held whole.
+  mapped = jax.shard_map(
+    lambda *args: fn(*args)[None],
+    in_specs=tuple(PartitionSpec(*_axes(names)) for names in inputs),
+    out_specs=PartitionSpec(_axes_lost(inputs, output), *_axes(output)),
+    check_vma=False,
+  )
+
+  return lambda *args: constrain(jax.lax.reduce_sum(mapped(*args), [0]), output)
+
+
+def _axes(letters: str) -> list[str | tuple[str, ...] | None]:
+  return [ACTIVATIONS.get(letter) for letter in letters.split()]
+
+
+def _axes_lost(inputs: Sequence[str], output: str) -> tuple[str, ...]:
+  """Return the mesh axes of the letters that only the inputs have."""
+  lost = {*" ".join(inputs).split()} - {*output.split()}
+  axes = [axis for axis in _axes(" ".join(sorted(lost))) if axis is not None]
+  return tuple(
+    a for axis in axes for a in ([axis] if isinstance(axis, str) else axis)
+  )
+
+
 def batch_shards(mesh: Mesh) -> int:
   """Return into how many parts B is split."""
   return math.prod(mesh.shape[axis] for axis in ACTIVATIONS["B"])
 
 
-def place(batch: Any, mesh: Mesh) -> Any:
-  """Put this process's part of a batch on its devices."""
+@functools.lru_cache(maxsize=8)
+def local_rows(
+  mesh: Mesh, batch_size: int, devices: tuple[Any, ...] | None = None
+) -> tuple[int, ...]:
+  """Return which rows of a batch the devices hold, in order.
+
+  devices: of the mesh; this process's unless given. Processes may hold the same
+    rows: where a clip is split over several chips, or a tensor axis over hosts.
+  """
+  where = NamedSharding(mesh, PartitionSpec(ACTIVATIONS["B"]))
+  held = where.devices_indices_map((batch_size,))
+  devices = tuple(mesh.local_devices) if devices is None else devices
+  rows = {i for d in devices for i in range(batch_size)[held[d][0]]}
+  return tuple(sorted(rows))
+
+
+def place(batch: Any, mesh: Mesh, batch_size: int | None = None) -> Any:
+  """Put a batch, of which this process has its `local_rows`, on the devices.
+
+  batch_size: rows of the whole batch; unless given, `batch` is all of it.
+  """
   where = batch_sharding(mesh)
-  return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(where, x), batch
-  )
+  if batch_size is None or jax.process_count() == 1:
+    return jax.device_put(batch, where)
+  rows = local_rows(mesh, batch_size)
+
+  def put(x):
+    def part(index):
+      first, end, _ = index[0].indices(batch_size)
+      start = bisect.bisect_left(rows, first)  # A device's rows lie together.
+      return x[start : start + end - first, *index[1:]]
+
+    return jax.make_array_from_callback((batch_size, *x.shape[1:]), where, part)
+
+  return jax.tree.map(put, batch)

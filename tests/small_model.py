@@ -25,6 +25,7 @@ CONFIG = ModelConfig(
     order="slots",
     edge="clip",
     position="none",
+    implementation="auto",
   ),
   frozen_text={},
   small_text=TrainedTextConfig(vocabulary=64, length=8, layers=1),

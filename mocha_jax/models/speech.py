@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mocha_jax import sharding
-from mocha_jax.kernels.speech_window import ref
+from mocha_jax.kernels.speech_window import api, ref
 from mocha_jax.kernels.speech_window.geometry import Edge, Geometry, Order
 from mocha_jax.models.attention import attend, from_heads, to_heads
 from mocha_jax.models.layers import HeadNorm, Linear, table, weight
@@ -32,6 +32,8 @@ class SpeechConfig:
   attention: "window" or, for ablations, "global".
   order, edge: of the tokens in a window, see `Geometry`.
   position: of the tokens in global attention.
+  implementation: of window attention, "auto" for the kernel on TPUs and XLA
+    elsewhere.
   """
 
   features: int
@@ -41,6 +43,8 @@ class SpeechConfig:
   order: Order
   edge: Edge
   position: Position
+  # Runs from before there was a choice lack it.
+  implementation: Literal["auto", "xla", "pallas_tpu"] = "auto"
 
   def __post_init__(self):
     positive(self, "features", "hidden")
@@ -78,6 +82,9 @@ class SpeechWindowAttention(nnx.Module):
     rngs: nnx.Rngs,
   ):
     self.geometry = geometry
+    self.implementation: api.Implementation | None = (
+      None if config.implementation == "auto" else config.implementation
+    )
     self.query = weight(rngs, "D N H", sizes)
     self.key = weight(rngs, "D N H", sizes)
     self.value = weight(rngs, "D N H", sizes)
@@ -95,7 +102,7 @@ class SpeechWindowAttention(nnx.Module):
     speech: Float[Array, "B S D"],
     frames: int,
   ) -> Float[Array, "B T D"]:
-    weights = ref.Weights(
+    weights = api.Weights(
       query=self.query[...],
       key=self.key[...],
       value=self.value[...],
@@ -103,9 +110,10 @@ class SpeechWindowAttention(nnx.Module):
       key_norm=self.key_norm.scale[...],
       slots=None if self.slots is None else self.slots[...],
     )
+    folded = api.fold_speech(speech, weights, self.geometry, frames)
     by_frame = x.reshape(x.shape[0], frames, -1, x.shape[-1])
-    out = ref.projected_window_attention(
-      by_frame, speech, weights, self.geometry
+    out = api.windowed_attention(
+      by_frame, folded, implementation=self.implementation
     )
     return out.reshape(x.shape)
 
