@@ -12,21 +12,27 @@ layers plus a table of each layer's own. The output is the velocity x1 - eps;
 with `noise_skip` it is output + k(t) x_t, one k per latent channel, so that the
 layers need not carry the noise: they hardly can where a token holds nearly as
 many values as the model is wide.
+
+Named scopes bear the names of the parts in `models.flops`, so that traces and
+compiled programs can be read by part.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from mocha_jax import sharding
 from mocha_jax.batch import Condition
 from mocha_jax.kernels.speech_window.geometry import Geometry
-from mocha_jax.models.attention import Attention
+from mocha_jax.models import remat
+from mocha_jax.models.attention import Attention, Implementation
 from mocha_jax.models.embed import (
   Positions,
   TextEmbedding,
@@ -49,12 +55,6 @@ from mocha_jax.models.speech import (
 )
 from mocha_jax.sections import positive
 
-REMAT = {
-  "none": None,
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  "full": jax.checkpoint_policies.nothing_saveable,
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -67,8 +67,8 @@ class ModelConfig:
   speech, frozen_text (feature width by encoder), small_text: conditions.
   noise_skip: see the module.
   dtype: of the computation; parameters are float32.
-  remat: what a layer keeps for the backward pass: "none" rematerialises
-    nothing, "dots" all but matrix products, "full" everything.
+  attention: its implementation, "auto" to choose by platform (`attention`).
+  remat: what a layer keeps for the backward pass (`remat`).
   """
 
   layers: int
@@ -88,7 +88,8 @@ class ModelConfig:
   small_text: TrainedTextConfig | None
   noise_skip: bool
   dtype: Literal["float32", "bfloat16"]
-  remat: Literal["none", "dots", "full"]
+  attention: Literal["auto", "xla", "splash", "cudnn"]
+  remat: str
 
   def __post_init__(self):
     positive(self, "layers", "width", "ffn", "heads", "head", "channels")
@@ -103,6 +104,7 @@ class ModelConfig:
       raise ValueError(f"head={self.head}: must be even, RoPE turns pairs")
     if not self.frozen_text and self.small_text is None:
       raise ValueError("one of frozen_text and small_text must be given")
+    remat.check(self.remat)
 
   @property
   def geometry(self) -> Geometry:
@@ -113,6 +115,11 @@ class ModelConfig:
       edge=self.speech.edge,
       order=self.speech.order,
     )
+
+  @property
+  def attention_implementation(self) -> Implementation | None:
+    """The implementation of attention, None to choose by platform."""
+    return None if self.attention == "auto" else self.attention
 
   @property
   def max_video_frames(self) -> int:
@@ -130,8 +137,11 @@ class Block(nnx.Module):
       H=config.head,
       S=config.max_video_frames,
     )
-    attention = lambda: Attention(
-      config.width, config.heads, config.head, rngs=rngs
+    attention = functools.partial(
+      Attention,
+      sizes,
+      implementation=config.attention_implementation,
+      rngs=rngs,
     )
     speech = (
       SpeechWindowAttention
@@ -140,9 +150,11 @@ class Block(nnx.Module):
     )
     self.modulation = ModulationTable(config.width)
     self.self_norm = RMSNorm(config.width)
-    self.self_attention = attention()
+    self.self_attention = attention(
+      tokens=("T", "T"), names=(remat.QKV, remat.ATTENTION, remat.OUT)
+    )
     self.text_norm = RMSNorm(config.width)
-    self.text_attention = attention()
+    self.text_attention = attention(tokens=("T", "L"), names=(remat.TEXT,) * 3)
     self.speech_norm = RMSNorm(config.width)
     self.speech_attention = speech(
       config.speech, config.geometry, sizes, rngs=rngs
@@ -159,14 +171,20 @@ class Block(nnx.Module):
     frames: int,
   ) -> Float[Array, "B T D"]:
     attention, mlp = self.modulation(shared)
-    y = self.self_attention(
-      modulate(self.self_norm(x), attention.shift, attention.scale)
-    )
-    x = x + gated(y, attention.gate)
-    x = x + self.text_attention(self.text_norm(x), *text)
-    x = x + self.speech_attention(self.speech_norm(x), speech, frames)
-    y = self.mlp(modulate(self.mlp_norm(x), mlp.shift, mlp.scale))
-    return sharding.constrain(x + gated(y, mlp.gate), "B T D")
+    with jax.named_scope("self_attention"):
+      y = self.self_attention(
+        modulate(self.self_norm(x), attention.shift, attention.scale)
+      )
+      x = x + gated(y, attention.gate)
+    with jax.named_scope("text_attention"):
+      x = x + self.text_attention(self.text_norm(x), *text)
+    with jax.named_scope("speech_attention"):
+      y = self.speech_attention(self.speech_norm(x), speech, frames)
+      x = x + checkpoint_name(y, remat.SPEECH)
+    with jax.named_scope("mlp"):
+      y = self.mlp(modulate(self.mlp_norm(x), mlp.shift, mlp.scale))
+      x = x + gated(checkpoint_name(y, remat.DOWN), mlp.gate)
+    return sharding.constrain(x, "B T D")
 
 
 class MovieGen(nnx.Module):
@@ -219,23 +237,29 @@ class MovieGen(nnx.Module):
     """
     frames = self._check(x_t, condition)
     dtype = jnp.dtype(self.config.dtype)
-    x = self.patches(self._to_tokens(x_t).astype(dtype))
-    x = sharding.constrain(x, "B T D")
+    with jax.named_scope("patches"):
+      x = self.patches(self._to_tokens(x_t).astype(dtype))
+      x = sharding.constrain(x, "B T D")
     rows, columns = (n // self.config.patch for n in x_t.shape[2:4])
     position = sharding.constrain(
       self.positions(frames, rows, columns).astype(dtype), "T D"
     )
-    time = jax.nn.silu(self.time(t))
-    shared = sharding.constrain(self.modulation(time), "B D")
-    shared = shared.reshape(-1, 2, 3, self.config.width)
-    text, mask = self.text(condition)
-    speech = self.speech(condition.speech.astype(dtype))
-    text = sharding.constrain(text.astype(dtype), "B L D")
-    speech = sharding.constrain(speech, "B S D")
+    with jax.named_scope("modulation"):
+      time = jax.nn.silu(self.time(t))
+      shared = sharding.constrain(self.modulation(time), "B D")
+      shared = shared.reshape(-1, 2, 3, self.config.width)
+    with jax.named_scope("text_projection"):
+      text, mask = self.text(condition)
+      text = sharding.constrain(text.astype(dtype), "B L D")
+    with jax.named_scope("speech_projection"):
+      speech = self.speech(condition.speech.astype(dtype))
+      speech = sharding.constrain(speech, "B S D")
     x = self._run_blocks(x, position, shared, (text, mask), speech)
-    shift, scale = jnp.split(self.out_modulation(time)[:, None], 2, axis=-1)
-    x = modulate(self.out_norm(x), shift, scale)
-    out = self._to_grid(self.out(x.astype(jnp.float32)), x_t.shape)
+    with jax.named_scope("modulation"):
+      shift, scale = jnp.split(self.out_modulation(time)[:, None], 2, axis=-1)
+    with jax.named_scope("patches"):
+      x = modulate(self.out_norm(x), shift, scale)
+      out = self._to_grid(self.out(x.astype(jnp.float32)), x_t.shape)
     if self.skip is None:
       return out
     return out + self.skip(time)[:, None, None, None] * x_t
@@ -264,10 +288,7 @@ class MovieGen(nnx.Module):
       block = nnx.merge(graph, state)
       return block(x + position, shared, text, speech, frames), None
 
-    if self.config.remat != "none":
-      layer = jax.checkpoint(
-        layer, policy=REMAT[self.config.remat], prevent_cse=False
-      )
+    layer = remat.rematerialised(layer, self.config.remat)
     return jax.lax.scan(layer, x, layers)[0]
 
   def _to_tokens(self, x):

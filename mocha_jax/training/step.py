@@ -1,7 +1,7 @@
 """One training step: gradients of the flow loss, an update, the average."""
 
 import dataclasses
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,14 +30,34 @@ class StepConfig:
       raise ValueError(f"ema={self.ema}: must be in [0, 1)")
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+  """The compiled step; it takes over (donates) the state."""
+
+  jitted: Any
+  mesh: Mesh
+
+  def __call__(
+    self, state: TrainState, batch: Batch
+  ) -> tuple[TrainState, Metrics]:
+    """Return the state after the step, and its metrics."""
+    with jax.set_mesh(self.mesh):
+      return self.jitted(state, batch)
+
+  def lower(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
+    """Lower the step for shapes, on the mesh's devices, be they here or not."""
+    with jax.set_mesh(self.mesh):
+      return self.jitted.lower(state, batch)
+
+
 def make_train_step(
   network: Network,
   optimizer: optax.GradientTransformation,
   flow_config: flow.FlowConfig,
   config: StepConfig,
   mesh: Mesh,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-  """Return the compiled step; it takes over (donates) the state."""
+) -> TrainStep:
+  """Return the step on a mesh; it is compiled when it is first called."""
 
   def loss(params, batch: Batch, key):
     model = network.bind(params)
@@ -67,10 +87,13 @@ def make_train_step(
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     value, grads = gradients(state.params, batch, key)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    ema = optax.incremental_update(params, state.ema, 1 - _decay(state.step))
-    metrics = dict(loss=value, grad_norm=optax.tree.norm(grads))
+    with jax.named_scope("optimizer"):
+      updates, opt_state = optimizer.update(
+        grads, state.opt_state, state.params
+      )
+      params = optax.apply_updates(state.params, updates)
+      ema = optax.incremental_update(params, state.ema, 1 - _decay(state.step))
+      metrics = dict(loss=value, grad_norm=optax.tree.norm(grads))
     return TrainState(
       state.step + 1, params, ema, opt_state, state.rng
     ), metrics
@@ -80,15 +103,10 @@ def make_train_step(
     return jnp.minimum(config.ema, (1 + at) / (10 + at))
 
   where = state_shardings(network, optimizer, mesh)
-  compiled = jax.jit(
+  jitted = jax.jit(
     step,
     in_shardings=(where, sharding.batch_sharding(mesh)),
     out_shardings=(where, sharding.replicated(mesh)),
     donate_argnums=0,
   )
-
-  def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    with jax.set_mesh(mesh):
-      return compiled(state, batch)
-
-  return run
+  return TrainStep(jitted, mesh)
