@@ -108,6 +108,7 @@ def get_config() -> ConfigDict:
       ),
       noise_skip=True,
       dtype="float32",
+      attention="auto",
       remat="full",  # On the CPU memory is slower than arithmetic.
     )
   )
@@ -130,7 +131,7 @@ def get_config() -> ConfigDict:
     dict(total_steps=1000, log_every=50, save_every=500, keep=2)
   )
   # Devices along each axis; -1 takes what is left.
-  config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1))
+  config.mesh = ConfigDict(dict(data=1, fsdp=-1, tensor=1, context=1, slice=1))
   config.sample = ConfigDict(
     dict(
       steps=50,

@@ -33,7 +33,7 @@ class Generator:
     self._speech_encoder = make_speech_encoder(given["speech_encoder"])
     self._text_encoders = make_text_encoders(given["text_encoder"])
     self._network = run.make_network(self.config)
-    self._mesh = sharding.make_mesh(sharding.MeshConfig(1, -1, 1))
+    self._mesh = sharding.make_mesh(sharding.MeshConfig(1, -1, 1, 1, 1))
     self.step, self.params = self._restore(opened)
 
   @classmethod

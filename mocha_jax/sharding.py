@@ -2,7 +2,15 @@
 
 The only module that names mesh axes or builds a PartitionSpec. Parameters and
 activations are annotated with the letters of `mocha_jax`, and the two tables
-below say over which mesh axes a letter is split.
+below say over which mesh axes a letter is split. The axes:
+
+  slice    slices of TPUs, which a slower network joins: clips
+  data     clips, with the parameters whole on each
+  fsdp     clips, with parameters, averages and moments split
+  context  the frames of a clip; parameters are split over it as over fsdp
+  tensor   heads and the feed-forward width
+
+A clip lies on context x tensor devices. Latent frames stay whole.
 """
 
 import bisect
@@ -13,12 +21,26 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("slice", "data", "fsdp", "context", "tensor")
 
-PARAMETERS = {"D": "fsdp", "N": "tensor", "F": "tensor"}
-ACTIVATIONS = {"B": ("data", "fsdp"), "N": "tensor", "F": "tensor"}
+# A letter of a parameter takes the axes that no letter before it in the table
+# has taken, as many as divide it.
+PARAMETERS = {
+  "N": ("tensor",),
+  "F": ("tensor",),
+  "D": ("fsdp", "context"),
+  "E": ("fsdp", "context"),
+}
+ACTIVATIONS = {
+  "B": ("slice", "data", "fsdp"),
+  "f": "context",
+  "T": "context",
+  "N": "tensor",
+  "F": "tensor",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +50,18 @@ class MeshConfig:
   data: int
   fsdp: int
   tensor: int
+  context: int
+  slice: int
 
   def __post_init__(self):
-    sizes = dataclasses.astuple(self)
+    sizes = self._sizes()
     if any(n == 0 or n < -1 for n in sizes) or sizes.count(-1) > 1:
       raise ValueError(
-        f"data, fsdp, tensor = {sizes}: each at least 1, or -1 for one of them"
+        f"{', '.join(AXES)} = {sizes}: each at least 1, or -1 for one of them"
       )
+
+  def _sizes(self) -> tuple[int, ...]:
+    return tuple(getattr(self, axis) for axis in AXES)
 
   def shape(self, devices: int) -> tuple[int, ...]:
     """Return the sizes of the axes on so many devices.
@@ -42,43 +69,144 @@ class MeshConfig:
     Raises:
       ValueError: the axes do not multiply up to the devices.
     """
-    sizes = dataclasses.astuple(self)
+    sizes = self._sizes()
     known = math.prod(n for n in sizes if n > 0)
     if (-1 in sizes and devices % known) or (
       -1 not in sizes and known != devices
     ):
       raise ValueError(
-        f"mesh data x fsdp x tensor = {sizes} does not multiply up to "
+        f"mesh {' x '.join(AXES)} = {sizes} does not multiply up to "
         f"{devices} devices"
       )
     return tuple(devices // known if n == -1 else n for n in sizes)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-  """Build the mesh over all devices, or the given ones."""
-  devices = jax.devices() if devices is None else devices
-  return jax.make_mesh(
-    config.shape(len(devices)),
-    AXES,
-    axis_types=(AxisType.Auto,) * len(AXES),
-    devices=devices,
-  )
+  """Build the mesh over all devices, or the given ones.
+
+  On TPUs, axes are laid along the wires of a slice, and the axis `slice` across
+  slices.
+
+  Raises:
+    ValueError: the axes do not multiply up to the devices, or `slice` is not
+      the number of slices that they lie in.
+  """
+  devices = list(jax.devices() if devices is None else devices)
+  shape = config.shape(len(devices))
+  slices = {
+    device.slice_index for device in devices if device.platform == "tpu"
+  }
+  if len(slices) > 1:
+    if len(slices) != shape[0]:
+      raise ValueError(
+        f"mesh slice = {shape[0]}, but the devices lie in {len(slices)} "
+        "slices: these must be equal"
+      )
+    arranged = mesh_utils.create_hybrid_device_mesh(
+      (1, *shape[1:]),
+      (shape[0], *[1] * (len(AXES) - 1)),
+      devices,
+      allow_split_physical_axes=True,
+    )
+  else:
+    arranged = mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
+    )
+  return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _spec(letters: str, table: dict, ndim: int) -> PartitionSpec:
-  axes = [table.get(letter) for letter in letters.split()]
+def context_parts() -> int:
+  """Return over how many devices the frames of a clip are split."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return 1 if mesh.empty else mesh.shape["context"]
+
+
+def all_tokens(x: jax.Array) -> jax.Array:
+  """Return the tokens "B T N H" of all parts of a clip, inside a shard_map."""
+  return jax.lax.all_gather(x, "context", axis=1, tiled=True)
+
+
+def tokens_for_heads(x: jax.Array) -> jax.Array:
+  """Give away heads of own tokens for all tokens of a part of the heads."""
+  return jax.lax.all_to_all(x, "context", 2, 1, tiled=True)
+
+
+def heads_for_tokens(x: jax.Array) -> jax.Array:
+  """Undo `tokens_for_heads`."""
+  return jax.lax.all_to_all(x, "context", 1, 2, tiled=True)
+
+
+def check_divides(mesh: Mesh, **sizes: int) -> None:
+  """Refuse sizes, by their letters, that do not divide over the mesh.
+
+    check_divides(mesh, B=512, f=32, N=48, F=16_384)
+
+  Raises:
+    ValueError: naming the first that does not, and what does.
+  """
+  for letter, size in sizes.items():
+    axes = _tuple(ACTIVATIONS[letter])
+    parts = math.prod(mesh.shape[axis] for axis in axes)
+    if size % parts:
+      raise ValueError(
+        f"{size} {NAMES[letter]} ({letter}) do not divide over "
+        f"{' x '.join(axes)} = {parts} of the mesh: take a multiple of {parts}"
+      )
+
+
+NAMES = {
+  "B": "clips",
+  "f": "latent frames",
+  "T": "video tokens",
+  "N": "heads",
+  "F": "feed-forward units",
+}
+
+
+def _tuple(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  return (axes,) if isinstance(axes, str) else axes or ()
+
+
+def _spec(letters: str, ndim: int) -> PartitionSpec:
+  axes = _axes(letters)
   if len(axes) > ndim:
     raise ValueError(f"{letters!r} names more axes than the {ndim} there are")
   return PartitionSpec(*[None] * (ndim - len(axes)), *axes)
 
 
-def parameter_sharding(mesh: Mesh, letters: str, ndim: int) -> NamedSharding:
+def parameter_sharding(
+  mesh: Mesh, letters: str, shape: tuple[int, ...]
+) -> NamedSharding:
   """Return where a parameter lives.
 
   The letters name its last axes; axes before them, as of stacked layers, are
-  not split, nor is a letter that the table does not know.
+  not split, nor is a letter that the table does not know. A size that its mesh
+  axes do not divide is split over the first of them that do.
   """
-  return NamedSharding(mesh, _spec(letters, PARAMETERS, ndim))
+  named = letters.split()
+  first = len(shape) - len(named)
+  if first < 0:
+    raise ValueError(f"{letters!r} names more axes than the {shape} there are")
+  axes: list[tuple[str, ...] | None] = [None] * len(shape)
+  left = {*AXES}
+  for letter, wanted in PARAMETERS.items():
+    if letter in named:
+      at = first + named.index(letter)
+      axes[at] = taken = _dividing(mesh, wanted, left, shape[at])
+      left -= {*taken}
+  return NamedSharding(mesh, PartitionSpec(*axes))
+
+
+def _dividing(
+  mesh: Mesh, axes: tuple[str, ...], left: set[str], size: int
+) -> tuple[str, ...]:
+  """Return as many of the axes, in order, as divide a size together."""
+  taken = ()
+  for axis in axes:
+    parts = math.prod(mesh.shape[a] for a in (*taken, axis))
+    if axis in left and size % parts == 0:
+      taken += (axis,)
+  return taken
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -95,9 +223,7 @@ def constrain(x: jax.Array, letters: str) -> jax.Array:
   """Lay an activation out by its letters; without a mesh, leave it alone."""
   if jax.sharding.get_abstract_mesh().empty:
     return x
-  return jax.lax.with_sharding_constraint(
-    x, _spec(letters, ACTIVATIONS, x.ndim)
-  )
+  return jax.lax.with_sharding_constraint(x, _spec(letters, x.ndim))
 
 
 def shard_mapped(
@@ -135,9 +261,8 @@ def _axes(letters: str) -> list[str | tuple[str, ...] | None]:
 def _axes_lost(inputs: Sequence[str], output: str) -> tuple[str, ...]:
   """Return the mesh axes of the letters that only the inputs have."""
   lost = {*" ".join(inputs).split()} - {*output.split()}
-  axes = [axis for axis in _axes(" ".join(sorted(lost))) if axis is not None]
   return tuple(
-    a for axis in axes for a in ([axis] if isinstance(axis, str) else axis)
+    a for letter in sorted(lost) for a in _tuple(ACTIVATIONS.get(letter))
   )
 
 

@@ -31,5 +31,6 @@ CONFIG = ModelConfig(
   small_text=TrainedTextConfig(vocabulary=64, length=8, layers=1),
   noise_skip=True,
   dtype="float32",
+  attention="auto",
   remat="none",
 )

@@ -1,12 +1,33 @@
-"""Attention between token sequences, with a norm per head on q and k."""
+"""The door to attention between token sequences, and the layer around it.
+
+  out = softmax(q k^T / sqrt(H)) v        the softmax in fp32
+
+An implementation is "xla" (any platform), "splash" (jax's kernel for TPUs) or
+"cudnn" (NVIDIA's GPUs); one that is asked for runs or is an error. None chooses
+for the platform that is compiled for, which a mesh in scope tells: splash on
+TPUs, cuDNN on GPUs where it takes the type and the heads, XLA elsewhere.
+
+Under a mesh each device attends for its own clips and heads. Video tokens lie
+apart, by frames, on the axis `context`; if its size divides the heads that a
+device has, an all-to-all brings all tokens of some of them together (Ulysses,
+arXiv 2309.14509), otherwise keys and values are gathered.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from mocha_jax import sharding
+from mocha_jax.kernels.platform import is_interpreted
 from mocha_jax.models.layers import HeadNorm, weight
+
+Implementation = Literal["xla", "splash", "cudnn"]
 
 
 def attend(
@@ -14,14 +35,148 @@ def attend(
   key: Float[Array, "B S N H"],
   value: Float[Array, "B S N H"],
   mask: Bool[Array, "B S"] | None = None,
+  *,
+  implementation: Implementation | None,
+  tokens: tuple[str, str],
+  name: str,
 ) -> Float[Array, "B T N H"]:
-  """Return softmax(query·key / sqrt(H)) @ value, with the softmax in fp32.
+  """Return softmax(query·key / sqrt(H)) @ value.
 
-  mask is True on the tokens of the key that are there.
+  mask: True on the tokens of the key that are there.
+  tokens: the letters of T and S, by which they lie on a mesh.
+  name: under which rematerialisation may save what the backward pass needs.
+
+  Raises:
+    NotImplementedError: the implementation does not run on the platform that
+      this is compiled for, or does not take these arrays.
   """
+  run = _on_a_device(implementation, query, name)
+  if tokens == ("T", "T") and sharding.context_parts() > 1:
+    run = _over_context(run)
+  rows, columns = (f"B {letter} N H" for letter in tokens)
+  arrays, inputs = [query, key, value], [rows, columns, columns]
+  if mask is not None:
+    arrays.append(mask)
+    inputs.append(f"B {tokens[1]}")
+  return sharding.shard_mapped(run, inputs, rows)(*arrays)
+
+
+def _over_context(run: Callable[..., Array]) -> Callable[..., Array]:
+  """Return attention where each device holds the tokens of some frames."""
+
+  def over(query: Array, key: Array, value: Array) -> Array:
+    if query.shape[2] % sharding.context_parts():
+      return run(query, sharding.all_tokens(key), sharding.all_tokens(value))
+    out = run(*map(sharding.tokens_for_heads, (query, key, value)))
+    return sharding.heads_for_tokens(out)
+
+  return over
+
+
+def _on_a_device(
+  asked: Implementation | None, query: Array, name: str
+) -> Callable[..., Array]:
+  """Return what a device runs on query, key, value and maybe a mask."""
+  platform = _platform()
+  choices = {
+    "splash": functools.partial(_splash, name=name),
+    "cudnn": _cudnn,
+    "xla": functools.partial(_xla, name=name),
+  }
+  if asked is not None:
+    _refuse_elsewhere(asked, platform)
+    return choices[asked]
+  if platform == "gpu":
+    return choices["cudnn" if _cudnn_takes(query) else "xla"]
+  if platform == "tpu":
+    return choices["splash"]
+  if platform is None and not is_interpreted():
+    return functools.partial(_by_platform, name=name)
+  return choices["xla"]
+
+
+def _target() -> Any:
+  """Return one like the devices compiled for: of the mesh, or the default."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return jax.devices()[0] if mesh.empty else mesh.abstract_device
+
+
+def _platform() -> str | None:
+  """Return the platform compiled for, None if it will be seen when lowering.
+
+  A machine with nothing but a CPU may compile for others.
+  """
+  platform = _target().platform
+  unknown = jax.sharding.get_abstract_mesh().empty and platform == "cpu"
+  return None if unknown else platform
+
+
+def _refuse_elsewhere(asked: Implementation, platform: str | None) -> None:
+  home = {"splash": "tpu", "cudnn": "gpu", "xla": platform}[asked]
+  if platform in (None, home) or (asked == "splash" and is_interpreted()):
+    return
+  raise NotImplementedError(
+    f"attention by {asked!r} runs on a {home.upper()}, but the program is "
+    f"compiled for a {platform}: take 'xla', or None to choose by platform"
+  )
+
+
+def _by_platform(*arrays: Array, name: str) -> Array:
+  # Whatever either keeps for its backward pass, both carry: XLA's form keeps
+  # only what it was given.
+  return jax.lax.platform_dependent(
+    *arrays,
+    tpu=functools.partial(_splash, name=name),
+    default=jax.checkpoint(functools.partial(_xla, name=name)),
+  )
+
+
+def _xla(
+  query: Array,
+  key: Array,
+  value: Array,
+  mask: Array | None = None,
+  *,
+  name: str,
+) -> Array:
   if mask is not None:
     mask = mask[:, None, None, :]
-  return jax.nn.dot_product_attention(query, key, value, mask=mask)
+  out = jax.nn.dot_product_attention(query, key, value, mask=mask)
+  return checkpoint_name(out, name)
+
+
+def _splash(
+  query: Array,
+  key: Array,
+  value: Array,
+  mask: Array | None = None,
+  *,
+  name: str,
+) -> Array:
+  # Imported where it is traced, since Pallas is heavy.
+  from mocha_jax.kernels import splash
+
+  target = _target()
+  kind = target.device_kind if target.platform == "tpu" else ""
+  return splash.attend(query, key, value, mask, device_kind=kind, name=name)
+
+
+def _cudnn(
+  query: Array, key: Array, value: Array, mask: Array | None = None
+) -> Array:
+  if mask is not None:
+    mask = jnp.broadcast_to(
+      mask[:, None, None, :], (mask.shape[0], 1, query.shape[1], mask.shape[1])
+    )
+  return jax.nn.dot_product_attention(
+    query, key, value, mask=mask, implementation="cudnn"
+  )
+
+
+def _cudnn_takes(query: Array) -> bool:
+  """Say whether cuDNN takes the type and the heads, on any GPU."""
+  head = query.shape[-1]
+  return query.dtype.itemsize == 2 and head % 8 == 0 and head <= 128
 
 
 def to_heads(
@@ -39,16 +194,30 @@ def from_heads(
 
 
 class Attention(nnx.Module):
-  """Multi-head attention of x to context (to itself without one)."""
+  """Multi-head attention of x to context (to itself without one).
 
-  def __init__(self, width: int, heads: int, head: int, *, rngs: nnx.Rngs):
-    sizes = dict(D=width, N=heads, H=head)
+  tokens: the letters of x's and of the context's tokens.
+  names: under which the projections, the attention and the output may be saved
+    for the backward pass.
+  """
+
+  def __init__(
+    self,
+    sizes: dict[str, int],
+    *,
+    tokens: tuple[str, str],
+    names: Sequence[str],
+    implementation: Implementation | None,
+    rngs: nnx.Rngs,
+  ):
+    self.tokens, self.names = tokens, names
+    self.implementation: Implementation | None = implementation
     self.query = weight(rngs, "D N H", sizes)
     self.key = weight(rngs, "D N H", sizes)
     self.value = weight(rngs, "D N H", sizes)
     self.out = weight(rngs, "N H D", sizes)
-    self.query_norm = HeadNorm(head)
-    self.key_norm = HeadNorm(head)
+    self.query_norm = HeadNorm(sizes["H"])
+    self.key_norm = HeadNorm(sizes["H"])
 
   def __call__(
     self,
@@ -57,10 +226,20 @@ class Attention(nnx.Module):
     mask: Bool[Array, "B S"] | None = None,
   ) -> Float[Array, "B T D"]:
     context = x if context is None else context
-    query = self.query_norm(to_heads(x, self.query[...]))
-    key = self.key_norm(to_heads(context, self.key[...]))
-    value = to_heads(context, self.value[...])
-    query, key, value = (
-      sharding.constrain(y, "B T N H") for y in (query, key, value)
+    projections, attention, output = self.names
+    rows, columns = (f"B {letter} N H" for letter in self.tokens)
+
+    def project(tokens, kernel, letters):
+      y = sharding.constrain(to_heads(tokens, kernel[...]), letters)
+      return checkpoint_name(y, projections)
+
+    out = attend(
+      self.query_norm(project(x, self.query, rows)),
+      self.key_norm(project(context, self.key, columns)),
+      project(context, self.value, columns),
+      mask,
+      implementation=self.implementation,
+      tokens=self.tokens,
+      name=attention,
     )
-    return from_heads(attend(query, key, value, mask), self.out[...])
+    return checkpoint_name(from_heads(out, self.out[...]), output)

@@ -77,7 +77,13 @@ class TextBlock(nnx.Module):
 
   def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
     self.attention_norm = RMSNorm(width)
-    self.attention = Attention(width, heads, width // heads, rngs=rngs)
+    self.attention = Attention(
+      dict(D=width, N=heads, H=width // heads),
+      tokens=("L", "L"),
+      names=("text_tokens",) * 3,
+      implementation="xla",  # A kernel has nothing to gain on so few tokens.
+      rngs=rngs,
+    )
     self.mlp_norm = RMSNorm(width)
     self.mlp = SwiGLU(width, 2 * width, rngs=rngs)
 

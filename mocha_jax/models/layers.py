@@ -5,7 +5,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
+
+from mocha_jax.models import remat
 
 EPSILON = 1e-6
 
@@ -108,7 +111,8 @@ class SwiGLU(nnx.Module):
     gate, up, down = (
       w[...].astype(x.dtype) for w in (self.gate, self.up, self.down)
     )
-    return (jax.nn.silu(x @ gate) * (x @ up)) @ down
+    gated = checkpoint_name(x @ gate, remat.GATE)
+    return (jax.nn.silu(gated) * checkpoint_name(x @ up, remat.UP)) @ down
 
 
 class Modulation(NamedTuple):

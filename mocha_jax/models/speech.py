@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from mocha_jax import sharding
 from mocha_jax.kernels.speech_window import api, ref
 from mocha_jax.kernels.speech_window.geometry import Edge, Geometry, Order
+from mocha_jax.models import remat
 from mocha_jax.models.attention import attend, from_heads, to_heads
 from mocha_jax.models.layers import HeadNorm, Linear, table, weight
 from mocha_jax.sections import positive
@@ -165,10 +166,15 @@ class GlobalSpeechAttention(nnx.Module):
     value = to_heads(speech, self.value[...])
     if self.position == "rope":
       query, key = self._rotate(query, key, frames)
-    query, key, value = (
-      sharding.constrain(y, "B T N H") for y in (query, key, value)
+    query = sharding.constrain(query, "B T N H")
+    key, value = (sharding.constrain(y, "B S N H") for y in (key, value))
+    out = attend(
+      *(query, key, value),
+      implementation="xla",  # A kernel has little to gain on so few tokens.
+      tokens=("T", "S"),
+      name=remat.SPEECH,
     )
-    return from_heads(attend(query, key, value), self.out[...])
+    return from_heads(out, self.out[...])
 
   def _rotate(self, query, key, frames: int):
     """Rotate by time in video frames, that of x the middle of its latent."""

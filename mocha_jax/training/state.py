@@ -54,7 +54,7 @@ class Network:
     """Return where each parameter lives, a tree like the parameters'."""
     return jax.tree.map(
       lambda letters, shape: sharding.parameter_sharding(
-        mesh, letters, shape.ndim
+        mesh, letters, shape.shape
       ),
       self.letters,
       self.shapes,

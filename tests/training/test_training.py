@@ -9,7 +9,7 @@ from mocha_jax import sharding
 from mocha_jax.batch import Batch, Condition
 from mocha_jax.diffusion.flow import FlowConfig
 from mocha_jax.models.movie_gen import MovieGen
-from mocha_jax.training import loop, optim, state, step
+from mocha_jax.training import loop, optim, speed, state, step
 from mocha_jax.training.checkpoint import Checkpointer, abstract_state
 from tests import numerics
 from tests.small_model import CONFIG as MODEL
@@ -59,6 +59,7 @@ class Losses:
   """A log that keeps what it is told."""
 
   seen: list = dataclasses.field(default_factory=list)
+  clock: speed.Clock = dataclasses.field(default_factory=speed.Clock)
 
   def write_previous(self, step, metrics):
     self.seen.append((step, metrics["loss"]))
@@ -67,7 +68,7 @@ class Losses:
 class Trainer:
   """All the parts of training, on a mesh."""
 
-  def __init__(self, shape=(1, 1, 1), config=STEP, model=MODEL):
+  def __init__(self, shape=(1, 1, 1, 1, 1), config=STEP, model=MODEL):
     devices = jax.devices()[: int(np.prod(shape))]
     self.mesh = sharding.make_mesh(sharding.MeshConfig(*shape), devices)
     self.network = state.Network(lambda rngs: MovieGen(model, rngs=rngs))
@@ -107,11 +108,11 @@ class Trainer:
 
 
 def test_two_steps_restored_and_two_more_are_bitwise_four(tmp_path):
-  trainer = Trainer((2, 2, 2))
+  trainer = Trainer((2, 2, 2, 1, 1))
   want, losses = trainer.run(trainer.init(), Clips(), 4, tmp_path / "whole")
 
   _, first = trainer.run(trainer.init(), Clips(), 2, tmp_path / "parts")
-  again = Trainer((2, 2, 2))
+  again = Trainer((2, 2, 2, 1, 1))
   batches = Clips()
   half = again.restore(batches, tmp_path / "parts")
   got, second = again.run(half, batches, 4, tmp_path / "parts")
@@ -128,7 +129,7 @@ def test_a_save_in_the_middle_changes_nothing(tmp_path):
 
 
 def test_eight_devices_train_like_one(tmp_path):
-  one, eight = Trainer((1, 1, 1)), Trainer((2, 2, 2))
+  one, eight = Trainer((1, 1, 1, 1, 1)), Trainer((2, 2, 2, 1, 1))
   _, want = one.run(one.init(), Clips(), 4, tmp_path / "one")
   end, got = eight.run(eight.init(), Clips(), 4, tmp_path / "eight")
   np.testing.assert_allclose(got, want, atol=1e-5, rtol=0)
@@ -148,7 +149,7 @@ def find(tree, *names):
 
 
 def test_state_stays_where_it_is_put():
-  trainer = Trainer((2, 2, 2))
+  trainer = Trainer((2, 2, 2, 1, 1))
   now = trainer.init()
   wanted = jax.tree.map(lambda x: x.sharding, trainer.like())
   assert jax.tree.map(lambda x: x.sharding, now) == wanted
@@ -157,7 +158,7 @@ def test_state_stays_where_it_is_put():
 
 
 def test_step_is_compiled_once(tmp_path):
-  trainer = Trainer((2, 2, 2))
+  trainer = Trainer((2, 2, 2, 1, 1))
   compiled = []
 
   def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
@@ -218,7 +219,9 @@ def test_bfloat16_keeps_parameters_and_moments_in_float32():
     assert leaf.dtype in (jnp.float32, jnp.int32)
 
 
-@pytest.mark.parametrize("axes", [(2, 2, 1), (0, 1, 1), (3, -1, 1)])
+@pytest.mark.parametrize(
+  "axes", [(2, 2, 1, 1, 1), (0, 1, 1, 1, 1), (3, -1, 1, 1, 1)]
+)
 def test_mesh_that_does_not_multiply_up_is_refused(axes):
   with pytest.raises(ValueError, match=r"data|multiply"):
     sharding.make_mesh(sharding.MeshConfig(*axes))
