@@ -37,9 +37,9 @@ to HBM once, and so do K', V', dK' and dV', but for one frame where a clip is
 cut. Gradients are summed in the same order each time.
 """
 
-import dataclasses
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,93 +47,35 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float
 
-from mocha_jax.kernels.speech_window import walk
+from mocha_jax.kernels.speech_window import tiling
+from mocha_jax.kernels.speech_window.tiling import Tiling
 
-# Tokens of a block: the width of the widest matrix unit. Wider blocks meet
-# more frames, and the products of a visit are for one frame.
+# Tokens of a block in the backward pass, where sums of the size of K' are read
+# and written once a block. Forward, blocks are as wide as the matrix unit:
+# wider ones meet more frames, and the products of a visit are for one frame.
 BLOCK = 256
-# VMEM of a core: 64 MiB on v5p and tpu7x, 128 on v5e and v6e. The compiler
-# keeps some to itself.
-VMEM = 64 * 2**20 - 2**19
 # A masked score; finite, since a window may hold no token.
 MASKED = -1e30
 LANES = 128
 
 
-@dataclasses.dataclass(frozen=True)
-class _Sizes:
-  """What a kernel is built for.
+class _Fused(NamedTuple):
+  """What a kernel does besides, see `windowed_attention`."""
 
-  stride: rows from slot to slot, N heads and what fills up their last tile.
-  epsilon, residual: see `windowed_attention`.
-  """
-
-  batch: int
-  walk: walk.Walk
-  width: int
-  slots: int
-  heads: int
-  stride: int
   epsilon: float | None
   residual: float
-
-  @classmethod
-  def of(cls, x: Array, key: Array, **options) -> "_Sizes":
-    """Read the sizes off [B f hw D] and [B f R N D]."""
-    batch, frames, tokens, width = x.shape
-    slots, heads = key.shape[2:4]
-    tile = 8 if heads % 8 == 0 else 32 // x.dtype.itemsize
-    stride = pl.cdiv(heads, tile) * tile
-    block = min(BLOCK, frames * tokens)
-    # Two cores may as well take a clip each.
-    parts = 1 if batch % 2 == 0 else min(2, frames)
-    path = walk.Walk(frames, tokens, block, parts)
-    return cls(batch, path, width, slots, heads, stride, **options)
-
-  @property
-  def rows(self) -> int:
-    """Rows of a frame's K', with what fills up tiles."""
-    return self.slots * self.stride
-
-  def split(self, heads: int) -> tuple[int, ...]:
-    """Return the axes R N as a kernel sees them: one, where that is free."""
-    if self.stride == self.heads:
-      return (self.rows,)
-    return self.slots, heads
-
-  @property
-  def tokens(self) -> tuple[int, ...]:
-    """Shape of x and out, as a kernel sees them."""
-    return self.batch, self.walk.length, self.width
-
-  @property
-  def weights(self) -> tuple[int, ...]:
-    """Shape of the weights p."""
-    return self.batch, *self.split(self.heads), self.walk.length
-
-  @property
-  def speech(self) -> tuple[int, ...]:
-    """Shape of K' and V'."""
-    return self.batch, self.walk.frames, *self.split(self.heads), self.width
-
-  def fit(self, itemsize: int) -> bool:
-    """Say whether what the backward pass holds has room in VMEM."""
-    block, frame = self.walk.block * self.width, self.rows * self.width
-    # x, g and dx, K', V', dK' and dV', each twice: one is used, one is moved.
-    # And the float32 sums of the last two.
-    return 2 * itemsize * (3 * block + 4 * frame) + 8 * frame < 0.95 * VMEM
 
 
 class _Visit:
   """Where the grid stands: a frame, and its tokens in the block."""
 
-  def __init__(self, visits_ref, sizes: _Sizes):
+  def __init__(self, visits_ref, sizes: Tiling):
     part, visit = pl.program_id(1), pl.program_id(2)
     read = lambda row: visits_ref[row, part, visit]
-    self.frame, self.block = read(walk.FRAME), read(walk.BLOCK)
-    self.ours = read(walk.OURS) == 1
-    self.start = self.frame * sizes.walk.tokens - self.block * sizes.walk.block
-    self.stop = self.start + sizes.walk.tokens
+    self.frame, self.block = read(tiling.FRAME), read(tiling.BLOCK)
+    self.ours = read(tiling.OURS) == 1
+    self.start = self.frame * sizes.tokens - self.block * sizes.block
+    self.stop = self.start + sizes.tokens
 
   def own(self, rows: Array) -> Array:
     """Zero the tokens [*, P] that this visit sums up no gradients of."""
@@ -156,7 +98,7 @@ def _dot(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:
   return jax.lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
 
 
-def _read(ref, sizes: _Sizes) -> Array:
+def _read(ref, sizes: Tiling) -> Array:
   """Return the rows of a frame; those that only fill up tiles are zero."""
   if sizes.stride > sizes.heads:
     ref[:, sizes.heads :] = jnp.zeros_like(ref[:, sizes.heads :])
@@ -199,23 +141,22 @@ def _column(row: Float[Array, "1 P"]) -> Float[Array, "P 1"]:
   return jnp.transpose(wide)[:, :1]
 
 
-def _zero_past_the_end(visit: _Visit, sizes: _Sizes, *refs) -> None:
+def _zero_past_the_end(visit: _Visit, sizes: Tiling, *refs) -> None:
   """Zero the tokens after the clip's last, where anything may stand."""
-  rest = sizes.walk.length % sizes.walk.block
-  if not rest:
+  if not sizes.rest:
     return
   tile = 32 // refs[0].dtype.itemsize
 
-  @pl.when(visit.block == sizes.walk.length // sizes.walk.block)
+  @pl.when(visit.block == sizes.length // sizes.block)
   def _():
     def zero(i, carry):
       rows = pl.ds(pl.multiple_of(i * tile, tile), tile)
       token = jax.lax.broadcasted_iota(jnp.int32, (tile, 1), 0) + i * tile
       for ref in refs:
-        ref[rows] = jnp.where(token < rest, ref[rows], 0)
+        ref[rows] = jnp.where(token < sizes.rest, ref[rows], 0)
       return carry
 
-    jax.lax.fori_loop(rest // tile, sizes.walk.block // tile, zero, None)
+    jax.lax.fori_loop(sizes.rest // tile, sizes.block // tile, zero, None)
 
 
 def _forward_kernel(
@@ -230,20 +171,21 @@ def _forward_kernel(
   out_ref,
   weights_ref=None,
   *,
-  sizes: _Sizes,
+  sizes: Tiling,
+  fused: _Fused,
 ):
   visit = _Visit(visits_ref, sizes)
   scores = _dot(_read(key_ref, sizes), x_ref[...], 1, 1)  # [R N, P]
-  if sizes.epsilon is not None:
-    scores *= _inverse_rms(x_ref[...], sizes.epsilon)
+  if fused.epsilon is not None:
+    scores *= _inverse_rms(x_ref[...], fused.epsilon)
   weights = _softmax(scores, present_ref[visit.frame], sizes.slots)
   weights = weights.astype(x_ref.dtype)
   if weights_ref is not None:
     kept = weights.reshape(weights_ref.shape)
     visit.write(weights_ref, kept, axis=kept.ndim - 1)
   out = _dot(weights, _read(value_ref, sizes), 0, 0)
-  if sizes.residual:
-    out += sizes.residual * x_ref[...].astype(jnp.float32)
+  if fused.residual:
+    out += fused.residual * x_ref[...].astype(jnp.float32)
   visit.write(out_ref, out, axis=0)
 
 
@@ -264,7 +206,8 @@ def _backward_kernel(
   key_sum_ref,
   value_sum_ref,
   *,
-  sizes: _Sizes,
+  sizes: Tiling,
+  fused: _Fused,
 ):
   visit = _Visit(visits_ref, sizes)
   _zero_past_the_end(visit, sizes, x_ref, out_grad_ref)
@@ -272,17 +215,17 @@ def _backward_kernel(
   weights = _read(weights_ref, sizes).astype(jnp.float32)  # [R N, P]
   weights_grad = _dot(_read(value_ref, sizes), out_grad_ref[...], 1, 1)
   scores_grad = _softmax_grad(weights, weights_grad, sizes.slots)
-  rest = 0.0
-  if sizes.epsilon is not None:
-    scale = _inverse_rms(x_ref[...], sizes.epsilon)
+  if fused.epsilon is not None:
+    scale = _inverse_rms(x_ref[...], fused.epsilon)
     radial = jnp.where(weights > 0, scores_grad * jnp.log(weights), 0)
     radial = jnp.sum(radial, axis=0, keepdims=True) * scale**2 / sizes.width
-    rest -= _column(radial) * x_ref[...].astype(jnp.float32)
     scores_grad *= scale
-  if sizes.residual:
-    rest += sizes.residual * out_grad_ref[...].astype(jnp.float32)
   x_grad = _dot(scores_grad.astype(dtype), _read(key_ref, sizes), 0, 0)
-  visit.write(x_grad_ref, x_grad + rest, axis=0)
+  if fused.epsilon is not None:
+    x_grad -= _column(radial) * x_ref[...].astype(jnp.float32)
+  if fused.residual:
+    x_grad += fused.residual * out_grad_ref[...].astype(jnp.float32)
+  visit.write(x_grad_ref, x_grad, axis=0)
 
   @pl.when(visit.ours & (visit.start >= 0))
   def _():
@@ -293,7 +236,7 @@ def _backward_kernel(
   key_sum_ref[...] += _dot(scores_grad.astype(dtype), x_ref[...], 1, 0)
   value_sum_ref[...] += _dot(weights.astype(dtype), out_grad_ref[...], 1, 0)
 
-  @pl.when(visit.ours & (visit.stop <= sizes.walk.block))
+  @pl.when(visit.ours & (visit.stop <= sizes.block))
   def _():
     for ref, total in (
       (key_grad_ref, key_sum_ref[...]),
@@ -302,36 +245,34 @@ def _backward_kernel(
       ref[...] = total.reshape(ref.shape).astype(ref.dtype)
 
 
-def _specs(sizes: _Sizes) -> tuple[pl.BlockSpec, ...]:
+def _specs(sizes: Tiling) -> tuple[pl.BlockSpec, ...]:
   """Return the blocks of x, of p, of K' and V', and of their gradients."""
   rows = sizes.split(sizes.stride)
   none = (0,) * len(rows)
   tokens = pl.BlockSpec(
-    (None, sizes.walk.block, sizes.width),
-    lambda b, part, i, visits, *_: (b, visits[walk.BLOCK, part, i], 0),
+    (None, sizes.block, sizes.width),
+    lambda b, part, i, visits, *_: (b, visits[tiling.BLOCK, part, i], 0),
   )
   weights = pl.BlockSpec(
-    (None, *rows, sizes.walk.block),
-    lambda b, part, i, visits, *_: (b, *none, visits[walk.BLOCK, part, i]),
+    (None, *rows, sizes.block),
+    lambda b, part, i, visits, *_: (b, *none, visits[tiling.BLOCK, part, i]),
   )
-  speech = lambda frame: pl.BlockSpec(
+  speech = lambda frame, buffers: pl.BlockSpec(
     (None, None, *rows, sizes.width),
     lambda b, part, i, visits, *_: (b, visits[frame, part, i], *none, 0),
+    pipeline_mode=pl.Buffered(buffers),
   )
-  return tokens, weights, speech(walk.FRAME), speech(walk.OWNED)
+  return tokens, weights, speech(tiling.FRAME, 2), speech(tiling.OWNED, 1)
 
 
-def _call(kernel, sizes: _Sizes, prefetched: list, inputs, outputs, scratch=()):
-  """Run a kernel on pairs of block and array, to pairs of block and shape."""
-  visits = sizes.walk.visits()
+def _call(kernel, sizes: Tiling, prefetched, inputs, outputs, scratch=()):
+  """Run a kernel from and to pairs of a block and an array, or its shape."""
+  visits = sizes.visits()
   in_specs, arrays = zip(*inputs, strict=True)
   out_specs, shapes = zip(*outputs, strict=True)
-  dtype = arrays[0].dtype
-  weights = sizes.batch * sizes.walk.length * sizes.rows
-  products = 4 if scratch else 2
+  weights = sizes.batch * sizes.length * sizes.rows
   return pl.pallas_call(
-    functools.partial(kernel, sizes=sizes),
-    name=f"speech_window{kernel.__name__}",
+    kernel,
     grid_spec=pltpu.PrefetchScalarGridSpec(
       num_scalar_prefetch=1 + len(prefetched),
       grid=(sizes.batch, *visits.shape[1:]),
@@ -339,75 +280,72 @@ def _call(kernel, sizes: _Sizes, prefetched: list, inputs, outputs, scratch=()):
       out_specs=out_specs,
       scratch_shapes=scratch,
     ),
-    out_shape=[jax.ShapeDtypeStruct(shape, dtype) for shape in shapes],
+    out_shape=[jax.ShapeDtypeStruct(y.shape, y.dtype) for y in shapes],
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=("parallel", "parallel", "arbitrary"),
-      vmem_limit_bytes=VMEM,
+      vmem_limit_bytes=tiling.VMEM,
     ),
     cost_estimate=pl.CostEstimate(
-      flops=2 * products * weights * sizes.width,
-      bytes_accessed=sum(map(math.prod, shapes)) * dtype.itemsize
-      + sum(array.nbytes for array in arrays),
+      flops=(8 if scratch else 4) * weights * sizes.width,
+      bytes_accessed=sum(
+        math.prod(y.shape) * y.dtype.itemsize for y in (*arrays, *shapes)
+      ),
       transcendentals=weights,
     ),
+    name="speech_window_" + ("backward" if scratch else "forward"),
   )(visits, *prefetched, *arrays)
 
 
-def _forward(sizes: _Sizes, keep: bool, x, key, value, mask):
+class _Plan(NamedTuple):
+  """How both passes are tiled, and what is fused into them."""
+
+  forward: Tiling
+  backward: Tiling
+  fused: _Fused
+
+
+def _forward(plan: _Plan, x, key, value, present, *, keep: bool):
   """Return out and, if they are to be kept, the weights p."""
-  tokens, weights, speech, _ = _specs(sizes)
-  slot = jnp.arange(sizes.slots, dtype=jnp.int32)
-  return _call(
-    _forward_kernel,
-    sizes,
-    prefetched=[jnp.sum(mask.astype(jnp.int32) << slot, axis=1)],
-    inputs=[
-      (tokens, x.reshape(sizes.tokens)),
-      (speech, key.reshape(sizes.speech)),
-      (speech, value.reshape(sizes.speech)),
-    ],
-    outputs=[(tokens, sizes.tokens), (weights, sizes.weights)][: 1 + keep],
+  tokens, weights, speech, _ = _specs(plan.forward)
+  kept = jax.ShapeDtypeStruct(
+    (x.shape[0], *key.shape[2:-1], x.shape[1]), x.dtype
   )
-
-
-def _backward(sizes: _Sizes, x, key, value, weights, out_grad):
-  """Return dx, dK' and dV'."""
-  tokens, kept, speech, speech_grad = _specs(sizes)
   return _call(
-    _backward_kernel,
-    sizes,
-    prefetched=[],
-    inputs=[
-      (tokens, x.reshape(sizes.tokens)),
-      (speech, key.reshape(sizes.speech)),
-      (speech, value.reshape(sizes.speech)),
-      (kept, weights),
-      (tokens, out_grad.reshape(sizes.tokens)),
-    ],
-    outputs=[
-      (tokens, sizes.tokens),
-      (speech_grad, sizes.speech),
-      (speech_grad, sizes.speech),
-    ],
-    scratch=[pltpu.VMEM((sizes.rows, sizes.width), jnp.float32)] * 2,
+    functools.partial(_forward_kernel, sizes=plan.forward, fused=plan.fused),
+    plan.forward,
+    prefetched=[present],
+    inputs=[(tokens, x), (speech, key), (speech, value)],
+    outputs=[(tokens, x), (weights, kept)][: 1 + keep],
   )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(sizes: _Sizes, x, key, value, mask):
-  return _forward(sizes, False, x, key, value, mask)[0].reshape(x.shape)
+def _attend(plan: _Plan, x, key, value, present):
+  return _forward(plan, x, key, value, present, keep=False)[0]
 
 
-def _attend_forward(sizes: _Sizes, x, key, value, mask):
-  out, weights = _forward(sizes, True, x, key, value, mask)
-  return out.reshape(x.shape), (x, key, value, weights)
+def _attend_forward(plan: _Plan, x, key, value, present):
+  out, weights = _forward(plan, x, key, value, present, keep=True)
+  return out, (x, key, value, weights)
 
 
-def _attend_backward(sizes: _Sizes, kept, out_grad):
+def _attend_backward(plan: _Plan, kept, out_grad):
   x, key, value, weights = kept
-  grads = _backward(sizes, x, key, value, weights, out_grad)
-  grads = (
-    grad.reshape(y.shape) for grad, y in zip(grads, kept[:3], strict=True)
+  tokens, block, speech, speech_grad = _specs(plan.backward)
+  total = pltpu.VMEM((plan.backward.rows, plan.backward.width), jnp.float32)
+  grads = _call(
+    functools.partial(_backward_kernel, sizes=plan.backward, fused=plan.fused),
+    plan.backward,
+    prefetched=[],
+    inputs=[
+      (tokens, x),
+      (speech, key),
+      (speech, value),
+      (block, weights),
+      (tokens, out_grad),
+    ],
+    outputs=[(tokens, x), (speech_grad, key), (speech_grad, value)],
+    scratch=[total, total],
   )
   return *grads, None
 
@@ -436,38 +374,45 @@ def windowed_attention(
 
   Raises:
     NotImplementedError: not even one head of a frame has room, or its window
-      has more slots than the bits of a word.
+      has more slots than a word has bits.
     ValueError: types differ.
   """
   types = {str(y.dtype) for y in (x, key, value)}
   if len(types) > 1:
     raise ValueError(
-      f"x, key and value have types {', '.join(sorted(types))}: must be one"
+      f"x, key and value are {', '.join(sorted(types))}: must be of one type"
     )
-  sizes = _Sizes.of(x, key, epsilon=epsilon, residual=residual)
-  if sizes.slots > 31:
-    raise NotImplementedError(f"{sizes.slots} slots a window: at most 31")
-  if sizes.fit(x.dtype.itemsize):
-    return _attend(sizes, x, key, value, mask)
-  if sizes.heads == 1:
-    raise NotImplementedError(
-      f"a block of {sizes.walk.block} tokens and a window of {sizes.slots} "
-      f"slots, {sizes.width} wide, have no room in {VMEM / 2**20} MiB"
-    )
-  # Cut the heads in two, at a tile if there are so many.
-  middle = pl.cdiv(sizes.heads, 16) * 8 if sizes.heads > 8 else sizes.heads // 2
-  first, second = (
-    windowed_attention(
+  slots, heads = key.shape[2:4]
+  if slots > 31:
+    raise NotImplementedError(f"{slots} slots in a window: at most 31")
+  plan = _Plan(
+    Tiling.of(x, key, tiling.matrix_unit(tiling.target())),
+    Tiling.of(x, key, BLOCK),
+    _Fused(epsilon, residual),
+  )
+  if not plan.backward.fits(x.dtype.itemsize):
+    if heads == 1:
+      raise NotImplementedError(
+        f"a window of {slots} slots and {plan.backward.block} tokens, "
+        f"{x.shape[-1]} wide, have no room in {tiling.VMEM:,} bytes"
+      )
+    # In two, at a tile if there are so many.
+    cut = pl.cdiv(heads, 16) * 8 if heads > 8 else heads // 2
+    attend = lambda heads, residual: windowed_attention(
       x,
       key[:, :, :, heads],
       value[:, :, :, heads],
       mask,
       epsilon=epsilon,
-      residual=weight,
+      residual=residual,
     )
-    for heads, weight in (
-      (slice(None, middle), residual),
-      (slice(middle, None), 0.0),
-    )
+    return attend(slice(0, cut), residual) + attend(slice(cut, None), 0.0)
+  rows = plan.forward.split(heads)
+  slot = jnp.arange(slots, dtype=jnp.int32)
+  out = _attend(
+    plan,
+    x.reshape(x.shape[0], -1, x.shape[-1]),
+    *(y.reshape(*y.shape[:2], *rows, y.shape[-1]) for y in (key, value)),
+    jnp.sum(mask.astype(jnp.int32) << slot, axis=1),
   )
-  return first + second
+  return out.reshape(x.shape)
