@@ -39,6 +39,7 @@ cut. Gradients are summed in the same order each time.
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -265,7 +266,9 @@ def _specs(sizes: Tiling) -> tuple[pl.BlockSpec, ...]:
   return tokens, weights, speech(tiling.FRAME, 2), speech(tiling.OWNED, 1)
 
 
-def _call(kernel, sizes: Tiling, prefetched, inputs, outputs, scratch=()):
+def _call(
+  kernel, sizes: Tiling, prefetched, inputs, outputs, scratch=()
+) -> Sequence[Array]:
   """Run a kernel from and to pairs of a block and an array, or its shape."""
   visits = sizes.visits()
   in_specs, arrays = zip(*inputs, strict=True)
@@ -296,61 +299,74 @@ def _call(kernel, sizes: Tiling, prefetched, inputs, outputs, scratch=()):
   )(visits, *prefetched, *arrays)
 
 
-class _Plan(NamedTuple):
-  """How both passes are tiled, and what is fused into them."""
+class Plan(NamedTuple):
+  """How both passes are tiled."""
 
   forward: Tiling
   backward: Tiling
-  fused: _Fused
 
 
-def _forward(plan: _Plan, x, key, value, present, *, keep: bool):
+def plan(x: Float[Array, "B f hw D"], key: Float[Array, "B f R N D"]) -> Plan:
+  """Tile both passes for the devices that are compiled for."""
+  unit = tiling.matrix_unit(tiling.target())
+  return Plan(Tiling.of(x, key, unit), Tiling.of(x, key, BLOCK))
+
+
+def _forward(
+  sizes: Tiling, fused: _Fused, inputs: Sequence[Array], *, keep: bool
+) -> Sequence[Array]:
   """Return out and, if they are to be kept, the weights p."""
-  tokens, weights, speech, _ = _specs(plan.forward)
-  kept = jax.ShapeDtypeStruct(
-    (x.shape[0], *key.shape[2:-1], x.shape[1]), x.dtype
-  )
+  x, key, value, present = inputs
+  tokens, weights, speech, _ = _specs(sizes)
+  kept = (x.shape[0], *key.shape[2:-1], x.shape[1])
   return _call(
-    functools.partial(_forward_kernel, sizes=plan.forward, fused=plan.fused),
-    plan.forward,
+    functools.partial(_forward_kernel, sizes=sizes, fused=fused),
+    sizes,
     prefetched=[present],
     inputs=[(tokens, x), (speech, key), (speech, value)],
-    outputs=[(tokens, x), (weights, kept)][: 1 + keep],
+    outputs=[(tokens, x), (weights, jax.ShapeDtypeStruct(kept, x.dtype))][
+      : 1 + keep
+    ],
   )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(plan: _Plan, x, key, value, present):
-  return _forward(plan, x, key, value, present, keep=False)[0]
-
-
-def _attend_forward(plan: _Plan, x, key, value, present):
-  out, weights = _forward(plan, x, key, value, present, keep=True)
-  return out, (x, key, value, weights)
-
-
-def _attend_backward(plan: _Plan, kept, out_grad):
-  x, key, value, weights = kept
-  tokens, block, speech, speech_grad = _specs(plan.backward)
-  total = pltpu.VMEM((plan.backward.rows, plan.backward.width), jnp.float32)
-  grads = _call(
-    functools.partial(_backward_kernel, sizes=plan.backward, fused=plan.fused),
-    plan.backward,
+def _backward(
+  sizes: Tiling, fused: _Fused, x, key, value, weights, out_grad
+) -> Sequence[Array]:
+  """Return dx, dK' and dV'."""
+  tokens, kept, speech, speech_grad = _specs(sizes)
+  total = pltpu.VMEM((sizes.rows, sizes.width), jnp.float32)
+  return _call(
+    functools.partial(_backward_kernel, sizes=sizes, fused=fused),
+    sizes,
     prefetched=[],
     inputs=[
       (tokens, x),
       (speech, key),
       (speech, value),
-      (block, weights),
+      (kept, weights),
       (tokens, out_grad),
     ],
     outputs=[(tokens, x), (speech_grad, key), (speech_grad, value)],
     scratch=[total, total],
   )
-  return *grads, None
 
 
-_attend.defvjp(_attend_forward, _attend_backward)
+def _primal(tiles: Plan, fused: _Fused, *inputs: Array) -> Array:
+  return _forward(tiles.forward, fused, inputs, keep=False)[0]
+
+
+def _primal_and_kept(tiles: Plan, fused: _Fused, *inputs: Array):
+  out, weights = _forward(tiles.forward, fused, inputs, keep=True)
+  return out, (*inputs[:-1], weights)
+
+
+def _cotangents(tiles: Plan, fused: _Fused, kept, out_grad):
+  return *_backward(tiles.backward, fused, *kept, out_grad), None
+
+
+_attend = jax.custom_vjp(_primal, nondiff_argnums=(0, 1))
+_attend.defvjp(_primal_and_kept, _cotangents)
 
 
 def windowed_attention(
@@ -369,12 +385,9 @@ def windowed_attention(
   scale belongs in K'. Where heads are split over n devices and their results
   added up, a residual of 1/n each makes 1.)
 
-  What has no room in fast memory is done by halves of the heads, which reads
-  and writes x and out more than once.
-
   Raises:
-    NotImplementedError: not even one head of a frame has room, or its window
-      has more slots than a word has bits.
+    NotImplementedError: not even one head of a frame has room in VMEM, or a
+      window has more slots than a word has bits.
     ValueError: types differ.
   """
   types = {str(y.dtype) for y in (x, key, value)}
@@ -385,34 +398,41 @@ def windowed_attention(
   slots, heads = key.shape[2:4]
   if slots > 31:
     raise NotImplementedError(f"{slots} slots in a window: at most 31")
-  plan = _Plan(
-    Tiling.of(x, key, tiling.matrix_unit(tiling.target())),
-    Tiling.of(x, key, BLOCK),
-    _Fused(epsilon, residual),
-  )
-  if not plan.backward.fits(x.dtype.itemsize):
-    if heads == 1:
-      raise NotImplementedError(
-        f"a window of {slots} slots and {plan.backward.block} tokens, "
-        f"{x.shape[-1]} wide, have no room in {tiling.VMEM:,} bytes"
-      )
-    # In two, at a tile if there are so many.
-    cut = pl.cdiv(heads, 16) * 8 if heads > 8 else heads // 2
-    attend = lambda heads, residual: windowed_attention(
-      x,
-      key[:, :, :, heads],
-      value[:, :, :, heads],
-      mask,
-      epsilon=epsilon,
-      residual=residual,
-    )
-    return attend(slice(0, cut), residual) + attend(slice(cut, None), 0.0)
-  rows = plan.forward.split(heads)
+  fused, tiles = _Fused(epsilon, residual), plan(x, key)
+  if not tiles.backward.fits(x.dtype.itemsize):
+    return _by_halves(fused, x, key, value, mask)
+  rows = tiles.forward.split(heads)
   slot = jnp.arange(slots, dtype=jnp.int32)
   out = _attend(
-    plan,
+    tiles,
+    fused,
     x.reshape(x.shape[0], -1, x.shape[-1]),
     *(y.reshape(*y.shape[:2], *rows, y.shape[-1]) for y in (key, value)),
     jnp.sum(mask.astype(jnp.int32) << slot, axis=1),
   )
   return out.reshape(x.shape)
+
+
+def _by_halves(fused: _Fused, x, key, value, mask) -> Array:
+  """Attend with half of the heads at a time, for want of room.
+
+  Reads and writes x, out and their gradients once for each half.
+  """
+  slots, heads, width = key.shape[2:]
+  if heads == 1:
+    raise NotImplementedError(
+      f"a block of {BLOCK} tokens and a window of {slots} slots, {width} wide, "
+      f"have no room in {tiling.VMEM:,} bytes"
+    )
+  # At a tile, if there are so many.
+  cut = pl.cdiv(heads, 16) * 8 if heads > 8 else heads // 2
+  attend = lambda some, residual: windowed_attention(
+    x,
+    key[:, :, :, some],
+    value[:, :, :, some],
+    mask,
+    epsilon=fused.epsilon,
+    residual=residual,
+  )
+  first = attend(slice(0, cut), fused.residual)
+  return first + attend(slice(cut, heads), 0.0)
