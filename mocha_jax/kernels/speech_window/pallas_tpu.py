@@ -331,9 +331,10 @@ def _forward(
 
 
 def _backward(
-  sizes: Tiling, fused: _Fused, x, key, value, weights, out_grad
+  sizes: Tiling, fused: _Fused, inputs: Sequence[Array], out_grad: Array
 ) -> Sequence[Array]:
   """Return dx, dK' and dV'."""
+  x, key, value, weights = inputs
   tokens, kept, speech, speech_grad = _specs(sizes)
   total = pltpu.VMEM((sizes.rows, sizes.width), jnp.float32)
   return _call(
@@ -362,7 +363,7 @@ def _primal_and_kept(tiles: Plan, fused: _Fused, *inputs: Array):
 
 
 def _cotangents(tiles: Plan, fused: _Fused, kept, out_grad):
-  return *_backward(tiles.backward, fused, *kept, out_grad), None
+  return *_backward(tiles.backward, fused, kept, out_grad), None
 
 
 _attend = jax.custom_vjp(_primal, nondiff_argnums=(0, 1))
