@@ -10,12 +10,12 @@ on queries or biases, which cannot be folded.
 
 An implementation is "xla", "pallas_tpu", or None for the kernel where the
 program is compiled for TPUs and XLA elsewhere. One that is asked for runs or is
-an error. Under a mesh each device attends for its own clips, frames and heads,
-and the sums over heads are added up once.
+an error; an interpreted kernel runs only if asked for. A program exported for
+TPUs and others at once must say "xla". Under a mesh each device attends for its
+own clips, frames and heads, and the sums over heads are added up once.
 """
 
 import dataclasses
-import functools
 import typing
 from collections.abc import Callable
 from typing import Literal
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mocha_jax import sharding
-from mocha_jax.kernels.platform import by_platform, is_interpreted
+from mocha_jax.kernels.platform import is_interpreted, only_on_tpu
 from mocha_jax.kernels.speech_window import ref
 from mocha_jax.kernels.speech_window.geometry import Geometry
 from mocha_jax.kernels.speech_window.ref import Weights as Weights
@@ -163,53 +163,29 @@ def _check(implementation: str | None) -> None:
 def _attend_by(implementation: Implementation | None) -> Callable:
   """Return what one device runs."""
   _check(implementation)
-  if implementation == "xla":
+  if implementation == "xla" or (implementation is None and is_interpreted()):
     return ref.windowed_attention
-  if implementation == "pallas_tpu" and is_interpreted():
-    return _kernel
-  refusal = None if implementation is None else NO_TPU
-  return functools.partial(_attend, refusal)
+  if implementation is None:
+    return _by_platform
+  return _kernel if is_interpreted() else _kernel_on_tpu
 
 
 def _kernel(x: Array, key: Array, value: Array, mask: Array) -> Array:
-  """Run the kernel; imported where one is traced, since Pallas is heavy."""
+  # Imported where it is traced, since Pallas is heavy.
   from mocha_jax.kernels.speech_window import pallas_tpu
 
   return pallas_tpu.windowed_attention(x, key, value, mask)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(
-  refusal: str | None, x: Array, key: Array, value: Array, mask: Array
-) -> Array:
-  """Run the kernel or XLA; backward likewise, from what went in."""
-  forward = lambda attend: lambda *args: (attend(*args),)
-  return by_platform(
-    *(x, key, value, mask),
-    tpu=forward(_kernel),
-    other=forward(ref.windowed_attention),
-    refusal=refusal,
-  )[0]
+def _kernel_on_tpu(x: Array, key: Array, value: Array, mask: Array) -> Array:
+  return _kernel(x, key, value, only_on_tpu(mask, NO_TPU))
 
 
-def _attend_forward(refusal, *args):
-  return _attend(refusal, *args), args
-
-
-def _attend_backward(refusal, args, cotangent):
-  def backward(attend):
-    def run(x, key, value, mask, cotangent):
-      _, pull = jax.vjp(lambda *given: attend(*given, mask), x, key, value)
-      return pull(cotangent)
-
-    return run
-
-  return *by_platform(
-    *(*args, cotangent),
-    tpu=backward(_kernel),
-    other=backward(ref.windowed_attention),
-    refusal=refusal,
-  ), None
-
-
-_attend.defvjp(_attend_forward, _attend_backward)
+def _by_platform(*args: Array) -> Array:
+  # What either keeps for its backward pass, both carry: XLA's form keeps
+  # nothing but what it was given.
+  return jax.lax.platform_dependent(
+    *args,
+    tpu=_kernel,
+    default=jax.checkpoint(ref.windowed_attention, prevent_cse=False),
+  )
