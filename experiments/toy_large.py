@@ -3,7 +3,9 @@
   mocha data toy --config toy_large && mocha data encode --config toy_large
   mocha train --config toy_large && mocha score runs/toy_large
 
-An hour on two CPU cores, or minutes on a GPU.
+49 minutes on two CPU cores. A first run reached a mouth correlation of 0.82
+and closed lips on 55 % of m, b, p; it did not tell two people apart
+(BUILD_NOTES).
 """
 
 from ml_collections import ConfigDict
@@ -33,23 +35,26 @@ def get_config() -> ConfigDict:
   )
   config.toy.test_other_language = dict(close_up=4, medium_close_up=4)
 
-  # 12 clips x 12 latent frames x 16 tokens = 2,304 tokens per step. Each
+  config.codec.channels = 32
+  config.model.speech.order = "rope"
+
+  # 6 clips x 12 latent frames x 16 tokens = 1,152 tokens per step. Each
   # stage gives 40 % to a new, harder kind, as in MoCha (table of stages).
-  config.data.batch_size = 12
+  config.data.batch_size = 6
   config.data.stages = (
-    dict(steps=800, weights=dict(text_only=0.2, close_up=0.8)),
+    dict(steps=1000, weights=dict(text_only=0.2, close_up=0.8)),
     dict(
-      steps=1000,
+      steps=1200,
       weights=dict(text_only=0.2, close_up=0.4, medium_close_up=0.4),
     ),
     dict(
-      steps=1200,
+      steps=1400,
       weights=dict(
         text_only=0.2, close_up=0.2, medium_close_up=0.2, medium=0.4
       ),
     ),
     dict(
-      steps=3000,
+      steps=5400,
       weights=dict(
         text_only=0.2,
         close_up=0.1,
@@ -60,8 +65,8 @@ def get_config() -> ConfigDict:
       ),
     ),
   )
-  config.train.total_steps = 6000
-  config.optim.decay_steps = 6000
+  config.train.total_steps = 9000
+  config.optim.decay_steps = 9000
   config.step.ema = 0.998
   config.score.update(
     clips=84,
