@@ -10,8 +10,7 @@
 
   Second clip: Person2 listens to Person1.
 
-`format` writes this; `parse` also takes what people write instead. `places`
-says of a prompt, word for word, which clip and whom it speaks of.
+`format` writes this; `parse` also takes what people write instead.
 """
 
 import dataclasses
@@ -42,15 +41,6 @@ _OPENING = re.compile(
 _SENTENCE_END = re.compile(r"[.;!?](?!\d)|\n")
 _TAIL = re.compile(r"(\s|[,;-]|\band)+$")
 _PHRASE_END = re.compile(r",|\band\b")
-_MENTION = re.compile(
-  r"\b(?:an?|the)\s+(?:\w+\s+){0,2}?(?:man|woman|boy|girl|person)\b",
-  re.IGNORECASE,
-)
-_PRONOUN = re.compile(r"\b(?:he|she)\b", re.IGNORECASE)
-
-CLIPS = 8  # A place's clip is below this, whatever the prompt.
-TAGS = 8  # Tags that have a number of their own, nobody's 0 included.
-PEOPLE = 16  # The rest are for people without a tag.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,55 +109,6 @@ def format(prompt: StructuredPrompt) -> str:
   if (back := parse(text)) != prompt:
     raise ValueError(f"prompt: {prompt} would be read as {back}")
   return text
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-  """Where a stretch of a prompt stands, up to the next place.
-
-  start: its first character. clip: from 1 on, 0 before the first heading.
-  person: whom it speaks of: 0 nobody, n Personn, from TAGS on people without
-  a tag, each mention a new one.
-  """
-
-  start: int
-  clip: int
-  person: int
-
-
-def places(text: str) -> list[Place]:
-  """Cut a prompt where it comes to speak of another clip or person.
-
-  A sentence speaks of whom it named last, a pronoun of whom the sentence
-  before it spoke of. Nothing is refused; clips and people beyond the limits
-  share the last number.
-  """
-  heading = _CLIP.search(text)
-  first = heading.start() if heading else 0
-  clip, person, last, mentions = 0 if heading else 1, 0, 0, TAGS
-  found = [Place(0, clip, person)]
-  for event, match in _events(text):
-    described = match.start() < first and 0 < person < TAGS
-    if event is _CLIP:
-      clip = min(_index(_ORDINALS, match[1]) + 1, CLIPS - 1)
-      person = last = 0
-    elif event is _TAG:
-      person = min(int(match[1]), TAGS - 1)
-    elif event is _MENTION and not described:
-      person, mentions = mentions, min(mentions + 1, PEOPLE - 1)
-    elif event is _PRONOUN and not person:
-      person = last
-    elif event is _SENTENCE_END:
-      last, person = person or last, 0
-    found.append(Place(match.start(), clip, person))
-  return found
-
-
-def _events(text: str) -> list[tuple[re.Pattern, re.Match]]:
-  """Find all that changes the place, in order."""
-  kinds = (_CLIP, _TAG, _MENTION, _PRONOUN, _SENTENCE_END)
-  found = [(kind, match) for kind in kinds for match in kind.finditer(text)]
-  return sorted(found, key=lambda event: event[1].start())
 
 
 def unquote(cell: str) -> str:

@@ -44,19 +44,14 @@ WHEN_USED = {
 # Whom of us each package may import, besides itself and the leaves, which
 # anyone may. A package that is not listed may import all but `main` and
 # `experiments`.
-LEAVES = {
-  "mocha_jax.batch",
-  "mocha_jax.prompts",
-  "mocha_jax.sections",
-  "mocha_jax.sharding",
-}
+LEAVES = {"mocha_jax.sharding", "mocha_jax.batch", "mocha_jax.sections"}
 MAY_IMPORT = {
   "mocha_jax.kernels": LEAVES,
   "mocha_jax.models": LEAVES | {"mocha_jax.kernels"},
   "mocha_jax.diffusion": LEAVES,
   "mocha_jax.training": LEAVES | {"mocha_jax.models", "mocha_jax.diffusion"},
   "mocha_jax.codecs": LEAVES,
-  "mocha_jax.encoders": LEAVES,
+  "mocha_jax.encoders": LEAVES | {"mocha_jax.prompts"},
   "data_pipelines": LEAVES
   | {
     "mocha_jax.codecs",
@@ -64,6 +59,7 @@ MAY_IMPORT = {
     "mocha_jax.decode",
     "mocha_jax.encoders",
     "mocha_jax.media",
+    "mocha_jax.prompts",
   },
 }
 

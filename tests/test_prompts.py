@@ -186,46 +186,6 @@ def test_takes_a_prompt_out_of_a_tables_cell():
   assert prompts.unquote("plain") == "plain"
 
 
-def said_of(text: str) -> dict[tuple[int, int], str]:
-  """Return the words of each clip and person, without punctuation."""
-  found = prompts.places(text)
-  ends = [place.start for place in found[1:]] + [len(text)]
-  words: dict[tuple[int, int], str] = {}
-  for place, end in zip(found, ends, strict=True):
-    where = place.clip, place.person
-    said = re.findall(r"\w+", text[place.start : end])
-    words[where] = " ".join([words.get(where, ""), *said]).strip()
-  return words
-
-
-def test_places_say_which_clip_and_whom_words_speak_of():
-  said = said_of(prompts.format(TWO))
-  assert said[0, 1] == "Person1 a baker with red braids in a white apron"
-  assert said[1, 1] == "Person1 hums to the camera"
-  assert said[2, 2] == "Person2 looks at"
-  assert said[2, 1] == "Person1 and laughs"
-
-
-def test_places_tell_people_without_tags_apart_and_follow_pronouns():
-  said = said_of(
-    "A man with a hat and a tall woman by the sea. She waves. It rains."
-  )
-  first, second = prompts.TAGS, prompts.TAGS + 1
-  assert said[1, first] == "A man with a hat and"
-  assert said[1, second] == "a tall woman by the sea She waves"
-  assert said[1, 0] == "It rains"
-
-
-def test_places_of_any_text_start_at_its_start_and_stay_within_the_limits():
-  crowd = " ".join(f"A man sees Person{n}." for n in range(40))
-  for text in ("", "no person", crowd, "Tenth clip: Person99 and a boy."):
-    found = prompts.places(text)
-    assert found[0].start == 0
-    assert found == sorted(found, key=lambda place: place.start)
-    assert all(place.clip < prompts.CLIPS for place in found)
-    assert all(place.person < prompts.PEOPLE for place in found)
-
-
 @media_files.needs_real_clips
 def test_every_real_prompt_is_read_and_keeps_its_words():
   path = pathlib.Path(media_files.REAL) / "benchmark/benchmark.csv"

@@ -1,14 +1,9 @@
 """Text as token ids for an encoder that the model trains itself.
 
-No files: a word's id is a hash of it, a byte's id is its value. To it comes, a
-vocabulary further for each, the place where the token stands: of which clip and
-of whom it speaks (`prompts.places`). So a small encoder need not learn from
-pictures alone what "Person2" in the second clip has to do with "a red shirt" in
-a list before it. Only the ids are made here; their embeddings are parameters of
-the model.
+No files: a word's id is a hash of it, a byte's id is its value. Only the ids
+are made here; their embeddings are parameters of the model.
 """
 
-import bisect
 import dataclasses
 import hashlib
 import re
@@ -16,8 +11,6 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Int32
-
-from mocha_jax import prompts
 
 PADDING, BEGIN = 0, 1
 _SPECIAL = 2
@@ -62,8 +55,6 @@ class SmallText:
   ) -> tuple[Int32[np.ndarray, "L"], Bool[np.ndarray, "L"]]:
     """Return ids and a mask that is True on tokens.
 
-    An id is word + vocabulary (clip PEOPLE + person), or byte instead of word.
-
     The begin token is always there, so that no mask is empty. Raises
     ValueError if the prompt has more tokens than `length`.
     """
@@ -78,24 +69,12 @@ class SmallText:
     return ids, np.arange(self.length) < len(tokens)
 
   def _tokens(self, prompt: str) -> list[int]:
-    found = prompts.places(prompt)
-    starts = [place.start for place in found]
-
-    def base(start: int) -> int:
-      place = found[bisect.bisect_right(starts, start) - 1]
-      number = place.clip * prompts.PEOPLE + place.person
-      return number * self.config.vocabulary + _SPECIAL
-
     if self.config.unit == "bytes":
-      return [
-        base(start) + byte
-        for start, character in enumerate(prompt)
-        for byte in character.encode()
-      ]
+      return [_SPECIAL + byte for byte in prompt.encode()]
     buckets = self.config.vocabulary - _SPECIAL
     return [
-      base(word.start()) + _hash(word[0].lower()) % buckets
-      for word in _WORDS.finditer(prompt)
+      _SPECIAL + _hash(word) % buckets
+      for word in _WORDS.findall(prompt.lower())
     ]
 
 

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from mocha_jax import prompts
 from mocha_jax.batch import Condition
 from mocha_jax.models.attention import Attention
 from mocha_jax.models.layers import LayerNorm, Linear, RMSNorm, SwiGLU, table
@@ -96,7 +95,7 @@ class TextBlock(nnx.Module):
 
 
 class TrainedText(nnx.Module):
-  """Embeds words, pairs of neighbours and places, then mixes them.
+  """Embeds hashed words and pairs of neighbours, then mixes them.
 
   A pair ("red", "shirt") has an id of its own, hashed from the two words', so
   that an attribute and what it belongs to are one feature from the start.
@@ -111,9 +110,6 @@ class TrainedText(nnx.Module):
     self.word = table(rngs, "V D", sizes, scale=1.0)
     self.pair = table(rngs, "V D", sizes, scale=1.0)
     self.position = table(rngs, "L D", sizes, scale=0.3)
-    places = dict(C=prompts.CLIPS, P=prompts.PEOPLE, D=width)
-    self.clip = table(rngs, "C D", places, scale=1.0)
-    self.person = table(rngs, "P D", places, scale=1.0)
     self.blocks = nnx.List(
       [TextBlock(width, heads, rngs=rngs) for _ in range(config.layers)]
     )
@@ -122,14 +118,11 @@ class TrainedText(nnx.Module):
   def __call__(
     self, ids: Int[Array, "B L"], mask: Bool[Array, "B L"]
   ) -> Float[Array, "B L D"]:
-    place, word = jnp.divmod(ids, self.word.shape[0])
-    clip, person = jnp.divmod(place, prompts.PEOPLE)
-    before = jnp.pad(word, ((0, 0), (1, 0)))[:, :-1]
-    pair = (before.astype(jnp.uint32) * self.PAIR + word.astype(jnp.uint32)) % (
+    before = jnp.pad(ids, ((0, 0), (1, 0)))[:, :-1]
+    pair = (before.astype(jnp.uint32) * self.PAIR + ids.astype(jnp.uint32)) % (
       self.pair.shape[0]
     )
-    x = self.word[word] + self.pair[pair] + self.position[: ids.shape[1]]
-    x += self.clip[clip] + self.person[person]
+    x = self.word[ids] + self.pair[pair] + self.position[: ids.shape[1]]
     for block in self.blocks:
       x = block(x, mask)
     return self.norm(x)
