@@ -124,6 +124,7 @@ def get_config() -> ConfigDict:
       eps=1e-8,
       weight_decay=0.01,
       clip_norm=1.0,
+      moments="float32",
     )
   )
   config.step = ConfigDict(dict(accumulate=1, ema=0.995))

@@ -94,7 +94,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
   devices = list(jax.devices() if devices is None else devices)
   shape = config.shape(len(devices))
   slices = {
-    device.slice_index for device in devices if device.platform == "tpu"
+    getattr(device, "slice_index", 0)
+    for device in devices
+    if device.platform == "tpu"
   }
   if len(slices) > 1:
     if len(slices) != shape[0]:

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from mocha_jax.sections import positive
@@ -16,6 +17,7 @@ class OptimConfig:
   schedule: what follows the warm-up: "constant" (MoCha), or "cosine" down to
     nothing at decay_steps.
   clip_norm: the global norm of the gradient is at most this.
+  moments: the type that Adam's two moments are stored in.
   """
 
   learning_rate: float
@@ -27,6 +29,7 @@ class OptimConfig:
   eps: float
   weight_decay: float
   clip_norm: float
+  moments: Literal["float32", "bfloat16"]
 
   def __post_init__(self):
     positive(self, "learning_rate", "eps", "clip_norm")
@@ -70,12 +73,55 @@ def make_optimizer(
   )
   return optax.chain(
     optax.clip_by_global_norm(config.clip_norm),
-    optax.adamw(
-      learning_rate(config),
-      b1=config.b1,
-      b2=config.b2,
-      eps=config.eps,
-      weight_decay=config.weight_decay,
-      mask=matrices,
+    optax.chain(  # As optax.adamw, but for how moments are stored.
+      _adam(config),
+      optax.add_decayed_weights(config.weight_decay, matrices),
+      optax.scale_by_learning_rate(learning_rate(config)),
     ),
   )
+
+
+def _adam(config: OptimConfig) -> optax.GradientTransformation:
+  """Return Adam, its moments stored as configured and computed in float32.
+
+  A second moment in bfloat16 is rounded up or down by chance: its steps, a
+  hundredth of it or less, are near or below bfloat16's precision (1/256), and
+  rounded to the nearest it would stand still.
+  """
+  exact = optax.scale_by_adam(config.b1, config.b2, config.eps)
+  if config.moments == "float32":
+    return exact
+
+  def init(params):
+    state = exact.init(params)
+    return state._replace(
+      mu=optax.tree.cast(state.mu, jnp.bfloat16),
+      nu=optax.tree.cast(state.nu, jnp.bfloat16),
+    )
+
+  def update(updates, state, params=None):
+    state = state._replace(
+      mu=optax.tree.cast(state.mu, jnp.float32),
+      nu=optax.tree.cast(state.nu, jnp.float32),
+    )
+    updates, state = exact.update(updates, state, params)
+    key = jax.random.fold_in(jax.random.key(0), state.count)
+    return updates, state._replace(
+      mu=optax.tree.cast(state.mu, jnp.bfloat16), nu=_by_chance(state.nu, key)
+    )
+
+  return optax.GradientTransformation(init, update)
+
+
+def _by_chance(tree: Any, key: jax.Array) -> Any:
+  """Round to bfloat16, up as likely as far; the mean is exact."""
+  leaves, structure = jax.tree.flatten(tree)
+  keys = jax.random.split(key, len(leaves))
+
+  def round_leaf(x, key):
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    bits += jax.random.bits(key, x.shape, jnp.uint16)
+    bits &= jnp.uint32(0xFFFF0000)
+    return jax.lax.bitcast_convert_type(bits, jnp.float32).astype(jnp.bfloat16)
+
+  return structure.unflatten(map(round_leaf, leaves, keys))

@@ -59,13 +59,21 @@ def make_train_step(
 ) -> TrainStep:
   """Return the step on a mesh; it is compiled when it is first called."""
 
+  where = state_shardings(network, optimizer, mesh)
+
   def loss(params, batch: Batch, key):
     model = network.bind(params)
-    return flow.loss(model, batch.latents, batch.condition, key, flow_config)
+    latents = sharding.constrain(batch.latents, "B f h w c")
+    return flow.loss(model, latents, batch.condition, key, flow_config)
+
+  def of_part(params, batch: Batch, key):
+    value, grads = jax.value_and_grad(loss)(params, batch, key)
+    # Here, so that no device ever holds the sum of all gradients whole.
+    return value, jax.lax.with_sharding_constraint(grads, where.params)
 
   def gradients(params, batch: Batch, key):
     if config.accumulate == 1:
-      return jax.value_and_grad(loss)(params, batch, key)
+      return of_part(params, batch, key)
     # Part i takes every accumulate-th clip, so that each device keeps its own.
     parts = jax.tree.map(
       lambda x: jnp.moveaxis(
@@ -76,9 +84,7 @@ def make_train_step(
     keys = jax.random.split(key, config.accumulate)
 
     def add(total, part):
-      return jax.tree.map(
-        jnp.add, total, jax.value_and_grad(loss)(params, *part)
-      ), None
+      return jax.tree.map(jnp.add, total, of_part(params, *part)), None
 
     zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
     total, _ = jax.lax.scan(add, zero, (parts, keys))
@@ -102,7 +108,6 @@ def make_train_step(
     """Average over about the last tenth of a young run."""
     return jnp.minimum(config.ema, (1 + at) / (10 + at))
 
-  where = state_shardings(network, optimizer, mesh)
   jitted = jax.jit(
     step,
     in_shardings=(where, sharding.batch_sharding(mesh)),
