@@ -14,7 +14,11 @@ from tests import command
 PROMPT = "A close-up of a woman who talks."
 TINY = str(command.TINY)
 # Two clips do not divide over the eight devices of the tests.
-ONE_BATCH_SHARD = ("--config.mesh.fsdp=1", "--config.mesh.tensor=-1")
+MESH = (
+  "--config.mesh.fsdp=2",
+  "--config.mesh.tensor=2",
+  "--config.mesh.context=2",
+)
 
 
 @pytest.fixture
@@ -87,7 +91,7 @@ def lengths(path) -> tuple[int, float]:
       "mocha data encode: no records in data/raw",
     ),
     (
-      ["train", "--config", TINY, *ONE_BATCH_SHARD],
+      ["train", "--config", TINY, *MESH],
       "mocha train: no records in data/encoded",
     ),
     (["score", "nowhere"], "mocha score: nowhere is no run folder"),
@@ -160,9 +164,7 @@ def test_run_of_another_config_names_the_key_that_differs(
   refused, tiny_run, monkeypatch
 ):
   monkeypatch.chdir(tiny_run.parents[1])
-  error = refused(
-    "train", "--config", TINY, "--config.model.width=96", *ONE_BATCH_SHARD
-  )
+  error = refused("train", "--config", TINY, "--config.model.width=96", *MESH)
   assert "runs/tiny holds a run with config.model.width = 64, not 96" in error
 
 

@@ -71,7 +71,10 @@ def products(jaxpr) -> int:
       inner = np.prod([left[axis] for axis in contracted], dtype=int)
       total += 2 * equation.outvars[0].aval.size * int(inner)
     times = equation.params.get("length", 1)
-    for value in equation.params.values():
+    values = list(equation.params.values())
+    if equation.primitive.name == "cond":  # By platform, the default last.
+      values = [equation.params["branches"][-1]]
+    for value in values:
       inside = getattr(value, "jaxpr", value)
       if hasattr(inside, "eqns"):
         total += times * products(inside)

@@ -8,7 +8,7 @@ from mocha_jax import sharding
 from mocha_jax.batch import Batch, Condition
 from mocha_jax.diffusion.flow import FlowConfig
 from mocha_jax.models.movie_gen import MovieGen
-from mocha_jax.training import loop, optim, speed, state, step
+from mocha_jax.training import loop, optim, state, step
 from mocha_jax.training.checkpoint import Checkpointer, abstract_state
 from tests import numerics
 from tests.small_model import CONFIG as MODEL
@@ -59,7 +59,6 @@ class Losses:
   """A log that keeps what it is told."""
 
   seen: list = dataclasses.field(default_factory=list)
-  clock: speed.Clock = dataclasses.field(default_factory=speed.Clock)
 
   def write_previous(self, step, metrics):
     self.seen.append((step, metrics["loss"]))
