@@ -1,7 +1,7 @@
 """AdamW with warm-up and clipping."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -93,18 +93,18 @@ def _adam(config: OptimConfig) -> optax.GradientTransformation:
     return exact
 
   def init(params):
-    state = exact.init(params)
+    state = cast(Any, exact.init(params))
     return state._replace(
       mu=optax.tree.cast(state.mu, jnp.bfloat16),
       nu=optax.tree.cast(state.nu, jnp.bfloat16),
     )
 
   def update(updates, state, params=None):
-    state = state._replace(
+    state = cast(Any, state)._replace(
       mu=optax.tree.cast(state.mu, jnp.float32),
       nu=optax.tree.cast(state.nu, jnp.float32),
     )
-    updates, state = exact.update(updates, state, params)
+    updates, state = cast(Any, exact.update(updates, state, params))
     key = jax.random.fold_in(jax.random.key(0), state.count)
     return updates, state._replace(
       mu=optax.tree.cast(state.mu, jnp.bfloat16), nu=_by_chance(state.nu, key)

@@ -49,7 +49,7 @@ def test_kernel_is_attention_and_so_are_its_gradients(tokens, keys, masked):
     return out, pull(given)
 
   got = jax.jit(lambda: both(kernel))()
-  want = both(lambda *args: plain(*args, mask))
+  want = both(lambda q, k, v: plain(q, k, v, mask))
   numerics.assert_close(got, want, jnp.float32, keys)
 
 
