@@ -65,13 +65,9 @@ class DataConfig:
 
 
 def mixture(
-  config: DataConfig, *, seed: int
+  config: DataConfig, counts: Mapping[str, int], *, seed: int
 ) -> grain.MapDataset[records.Record]:
-  """Return all the samples of a run, in their order.
-
-  Raises ValueError if a stage gives weight to a kind that has no clips.
-  """
-  counts = _counts(config)
+  """Return all the samples of a run, in their order; counts: see `count`."""
   read = _Read({kind: sources.training(config.root, kind) for kind in counts})
   return order(config, counts, seed=seed).map(read)
 
@@ -129,13 +125,16 @@ def _permutation(count: int, seed: tuple[int, ...]) -> np.ndarray:
   return np.random.default_rng(seed).permutation(count)
 
 
-def _counts(config: DataConfig) -> dict[str, int]:
-  """Return how many clips there are of each kind that has a weight."""
+def count(config: DataConfig) -> dict[str, int]:
+  """Return how many clips there are of each kind that has a weight.
+
+  Raises ValueError if a stage gives weight to a kind that has no clips.
+  """
   folder = sources.folder(config.root)
   there = {
-    split.removeprefix(sources.TRAIN): count
-    for split, count in records.splits(folder).items()
-    if split.startswith(sources.TRAIN) and count
+    split.removeprefix(sources.TRAIN): clips
+    for split, clips in records.splits(folder).items()
+    if split.startswith(sources.TRAIN) and clips
   }
   for number, stage in enumerate(config.stages):
     for kind, weight in stage.weights.items():
@@ -146,4 +145,4 @@ def _counts(config: DataConfig) -> dict[str, int]:
           f" {', '.join(there)}"
         )
   used = {k for stage in config.stages for k, w in stage.weights.items() if w}
-  return {kind: count for kind, count in there.items() if kind in used}
+  return {kind: clips for kind, clips in there.items() if kind in used}

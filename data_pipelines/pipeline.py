@@ -1,20 +1,21 @@
 """Encoded records become the batches of a run, the same ones every time.
 
-The samples of a run have one order, whatever the number of hosts and of worker
-processes: batch b is samples b B to (b + 1) B, of which each host reads its
-contiguous share. So a run can go on from any batch, also on other machines.
+The samples of a run have one order, whatever the number of processes and of
+workers: batch b is samples b B to (b + 1) B, of which each process reads the
+rows that its devices hold. Where a run stands is the number of its batches,
+the same for all processes; so it can go on from any batch, on other machines.
 """
 
 import dataclasses
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
 from absl import flags
 
 from data_pipelines import encode, sources
-from data_pipelines.mixture import DataConfig, Stage, mixture
+from data_pipelines.mixture import DataConfig, Stage, count, mixture
 from data_pipelines.records import Record
 from data_pipelines.transforms import DropText, to_batch
 from mocha_jax.batch import Batch
@@ -30,40 +31,43 @@ def batches(
   config: DataConfig,
   *,
   seed: int,
-  process_index: int = 0,
-  process_count: int = 1,
+  rows: Sequence[int] | None = None,
 ) -> "Batches":
-  """Return an endless iterator over this host's share of the batches.
+  """Return an endless iterator over batches, numpy arrays.
 
-  Each is a Batch of numpy arrays of batch_size / process_count clips. Raises
-  ValueError if the hosts cannot share a batch evenly, or if a stage asks for
-  clips that are not there.
+  rows: those of every batch to read; all unless given. Raises ValueError if a
+  stage asks for clips that are not there.
   """
-  if config.batch_size % process_count:
-    raise ValueError(
-      f"batch_size={config.batch_size} must be a multiple of"
-      f" {process_count=}: every host reads as many clips"
-    )
-  order = mixture(config, seed=seed)
+  clips = count(config)
+  order = mixture(config, clips, seed=seed)
   text, masks = encode.load_null_text(sources.folder(config.root))
   order = order.seed(seed).random_map(
     DropText(text, masks, config.text_dropout)
   )
-  share = config.batch_size // process_count
-  pick = _Share(order, config.batch_size, share, process_index * share)
-  count = len(order) // config.batch_size
-  local = grain.MapDataset.range(count * share).map(pick)
-  dataset = local.batch(share, batch_fn=to_batch)
-  return Batches(dataset, config, seed)
+  rows = range(config.batch_size) if rows is None else rows
+  pick = _Rows(order, config.batch_size, tuple(rows))
+  steps = len(order) // config.batch_size
+  samples = grain.MapDataset.range(steps * len(rows)).map(pick)
+  return Batches(samples, len(rows), config, clips, seed)
 
 
 class Batches(Iterator[Batch]):
-  """Iterates over batches; its state is the number of those it gave."""
+  """Iterates over batches; its state is the number of those it gave.
+
+  clips: how many there are of each kind.
+  """
 
   def __init__(
-    self, dataset: grain.MapDataset[Batch], config: DataConfig, seed: int
+    self,
+    samples: grain.MapDataset[Record],
+    rows: int,
+    config: DataConfig,
+    clips: Mapping[str, int],
+    seed: int,
   ):
-    self._dataset = dataset
+    self.clips = clips
+    self._samples = samples
+    self._dataset = samples.batch(rows, batch_fn=to_batch)
     self._workers = config.workers
     self._identity = {"seed": seed, "batch_size": config.batch_size}
     self._given = 0
@@ -79,12 +83,21 @@ class Batches(Iterator[Batch]):
     self._given += 1
     return batch
 
+  def example(self) -> Batch:
+    """Return one clip, as a batch by itself, without taking it."""
+    record = self._samples[0]
+    assert record is not None  # Nothing filters.
+    return to_batch([record])
+
   def get_state(self) -> dict[str, Any]:
-    """Return what `set_state` needs to go on from here, as JSON can hold."""
+    """Return what `set_state` needs to go on from here, as JSON can hold.
+
+    It is the same whatever rows are read.
+    """
     return {"batches": self._given} | self._identity
 
   def set_state(self, state: dict[str, Any]) -> None:
-    """Go on from a state, of any number of hosts and workers.
+    """Go on from a state, of any rows and number of workers.
 
     Raises ValueError if it comes from another seed or batch size.
     """
@@ -112,16 +125,15 @@ class Batches(Iterator[Batch]):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Share:
-  """Finds the samples of one host in the order of all."""
+class _Rows:
+  """Finds the samples of some rows of every batch in the order of all."""
 
   order: grain.MapDataset[Record]
   batch_size: int
-  share: int
-  offset: int
+  rows: tuple[int, ...]
 
   def __call__(self, index: int) -> Record:
-    batch, place = divmod(index, self.share)
-    record = self.order[batch * self.batch_size + self.offset + place]
+    batch, place = divmod(index, len(self.rows))
+    record = self.order[batch * self.batch_size + self.rows[place]]
     assert record is not None  # Nothing filters.
     return record

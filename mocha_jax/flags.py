@@ -29,13 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
   _add_data_verbs(data.add_subparsers(metavar="VERB", required=True))
   train = _add(verbs, "train", "train, or go on training, a model")
   _add_config(train)
-  train.add_argument(
-    "--run",
-    type=Path,
-    metavar="FOLDER",
-    help="where the run is kept, and goes on from its newest checkpoint"
-    " (default: runs/NAME)",
-  )
+  _add_train_flags(train)
   _add_sample_flags(_add(verbs, "sample", "make clips from prompts and speech"))
   score = _add(verbs, "score", "measure a run on its held-out clips")
   score.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
@@ -99,6 +93,41 @@ def _add_data_verbs(verbs) -> None:
   )
 
 
+def _add_train_flags(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--run",
+    type=Path,
+    metavar="FOLDER",
+    help="where the run is kept, and goes on from its newest checkpoint"
+    " (default: runs/NAME)",
+  )
+  parser.add_argument(
+    "--profile",
+    type=_steps,
+    metavar="A:B",
+    help="trace the steps A up to B into FOLDER/profile, for xprof",
+  )
+  parser.add_argument(
+    "--cache",
+    type=Path,
+    metavar="FOLDER",
+    help="where compiled programs are kept (default:"
+    " JAX_COMPILATION_CACHE_DIR, or else ~/.cache/mocha_jax/xla)",
+  )
+  parser.add_argument(
+    "--coordinator",
+    metavar="HOST:PORT",
+    help="of process 0, where a run has several; with the next two. Without"
+    " them Cloud TPU, GKE, Slurm and Open MPI are detected",
+  )
+  parser.add_argument(
+    "--processes", type=_count, metavar="N", help="how many there are"
+  )
+  parser.add_argument(
+    "--process", type=int, metavar="I", help="which one this is: 0 to N - 1"
+  )
+
+
 def _add_sample_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--run", type=Path, required=True, metavar="RUN", help="the run's folder"
@@ -149,6 +178,13 @@ def _count(text: str) -> int:
   if not text.isdecimal() or int(text) < 1:
     raise argparse.ArgumentTypeError(f"{text} must be a number, at least 1")
   return int(text)
+
+
+def _steps(text: str) -> tuple[int, int]:
+  first, colon, end = text.partition(":")
+  if not (colon and first.isdecimal() and end.isdecimal()):
+    raise argparse.ArgumentTypeError(f"{text} must be A:B, such as 10:15")
+  return int(first), int(end)
 
 
 def _add(verbs, name: str, summary: str) -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Which extra brings a package that not every install has.
 _EXTRAS = {"apache_beam": "data", "espeakng_loader": "toy", "PIL": "toy"}
+_EXPECTED = (ValueError, NotImplementedError, OSError, ImportError)
 _OURS = ("mocha_jax", "data_pipelines", "experiments")
 
 
@@ -40,26 +41,27 @@ def run(argv: Sequence[str] | None = None) -> int:
       raise flags.UsageError(f"{changes[0]}: this verb takes no --config")
     else:
       _WITHOUT_CONFIG[asked.verb](asked)
-  except KeyboardInterrupt:
-    print(f"{verb}: stopped", file=sys.stderr)
-    return 130
-  except (ValueError, NotImplementedError, OSError, ImportError) as error:
+  except (KeyboardInterrupt, Exception) as error:
     line = _line(error)
     if line is None:
       raise
     if os.environ.get("MOCHA_DEBUG") == "1":
       traceback.print_exc()
     print(f"{verb}: {line}", file=sys.stderr)
-    return 2
+    return 130 if isinstance(error, KeyboardInterrupt) else 2
   return 0
 
 
-def _line(error: Exception) -> str | None:
+def _line(error: BaseException) -> str | None:
   """Say in one line what the user can change; None if the fault is ours.
 
   The user's is what our own code raises; ours is what another library, or the
   interpreter, raises on what we gave it.
   """
+  if isinstance(error, KeyboardInterrupt):
+    return "stopped"
+  if not isinstance(error, _EXPECTED):
+    return None
   if isinstance(error, ImportError):
     extra = _EXTRAS.get((error.name or "").partition(".")[0])
     wanted = f"pip install 'mocha_jax[{extra}]'"
@@ -69,7 +71,7 @@ def _line(error: Exception) -> str | None:
   return " ".join(str(error).split()) or type(error).__name__
 
 
-def _raised_by_us(error: Exception) -> bool:
+def _raised_by_us(error: BaseException) -> bool:
   """Return whether a `raise` of our own packages is where it comes from."""
   last = error.__traceback__
   if last is None:
@@ -139,9 +141,16 @@ def _inspect(asked: Namespace) -> None:
 
 def _train(asked: Namespace, config: "ConfigDict") -> None:
   from mocha_jax import train
+  from mocha_jax.launch import processes
 
   folder = asked.run or Path("runs", Path(asked.config).stem)
-  print(f"wrote {train.train(config, folder)}")
+  processes.join(asked.coordinator, asked.processes, asked.process)
+  with processes.ending_together("mocha train", _line):
+    wrote = train.train(
+      config, folder, profile=asked.profile, cache=asked.cache
+    )
+    if processes.is_first():
+      print(f"wrote {wrote}")
 
 
 def _sample(asked: Namespace) -> None:

@@ -3,13 +3,15 @@
 config.json     the experiment, every key
 codec.npz       the codec of the data set that it was trained on
 checkpoints/    by step
-metrics.jsonl, tensorboard/
+metrics.jsonl, speed.jsonl, tensorboard/
+profile/        if asked for
 samples/, scores.json, report.html    written by `mocha score`
 """
 
 import dataclasses
 import pathlib
 import shutil
+import time
 
 import jax
 from ml_collections import ConfigDict
@@ -17,11 +19,15 @@ from ml_collections import ConfigDict
 from mocha_jax import config as experiments
 from mocha_jax.codecs import Codec
 from mocha_jax.codecs import load as load_codec
+from mocha_jax.launch import processes
 from mocha_jax.models.movie_gen import ModelConfig, MovieGen
 from mocha_jax.sections import section
 from mocha_jax.training.state import Network
 
-# What a run may change when it goes on: how long, how often, where, what then.
+_SEEN_WITHIN = 60.0  # Seconds.
+
+# What a run may change when it goes on: how long, how often, where and by what
+# means, what then.
 FREE = (
   "train.",
   "optim.decay_steps",
@@ -31,6 +37,7 @@ FREE = (
   "data.root",
   "data.workers",
   "toy.",
+  "model.speech.implementation",
 )
 
 
@@ -56,17 +63,54 @@ def create(
 ) -> Run:
   """Make the run folder, or open it if it is there to go on.
 
+  Process 0 does it, and the others wait until they see it.
+
   Raises:
-    ValueError: the folder holds checkpoints of another config or codec.
+    ValueError: the folder holds checkpoints of another config or codec; or
+      this process has another config than process 0, or sees another folder.
   """
+  first = processes.from_first("config", lambda: _create(folder, config, codec))
+  changed = experiments.difference(experiments.from_json(first), config)
+  for key, (there, here) in changed.items():
+    raise ValueError(
+      f"config.{key} = {here!r} here, but {there!r} on process 0: start all "
+      "processes with the same config"
+    )
+  _wait_for(folder / "config.json")
+  if (folder / "codec.npz").read_bytes() != codec.read_bytes():
+    raise ValueError(
+      f"{codec} is another codec here than on process 0: all processes must "
+      "read the same data"
+    )
+  processes.meet("folder")
+  return Run(folder, config)
+
+
+def _create(
+  folder: pathlib.Path, config: ConfigDict, codec: pathlib.Path
+) -> str:
+  """Make or check the folder; return its config as text."""
   if (folder / "checkpoints").is_dir():
     _check_same(open_run(folder), config, codec)
   folder.mkdir(parents=True, exist_ok=True)
   shutil.copyfile(codec, folder / "codec.npz")
   partial = folder / "config.json.partial"
-  partial.write_text(experiments.to_json(config))
+  text = experiments.to_json(config)
+  partial.write_text(text)
   partial.rename(folder / "config.json")
-  return Run(folder, config)
+  return text
+
+
+def _wait_for(path: pathlib.Path) -> None:
+  """Wait for a file of process 0; what a network shows may be a while old."""
+  end = time.monotonic() + _SEEN_WITHIN
+  while not path.is_file():
+    if time.monotonic() > end:
+      raise ValueError(
+        f"{path} is not there, though process 0 wrote it: --run must be a "
+        "folder that all processes share"
+      )
+    time.sleep(0.5)
 
 
 def _check_same(run: Run, config: ConfigDict, codec: pathlib.Path) -> None:

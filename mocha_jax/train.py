@@ -1,105 +1,201 @@
 """The verb `train`: from a config to a trained run."""
 
+import os
 import pathlib
 import time
+from collections.abc import Callable
 
 import jax
 from ml_collections import ConfigDict
 
 from data_pipelines import pipeline
 from data_pipelines.mixture import DataConfig
-from mocha_jax import run, sharding
-from mocha_jax.diffusion.flow import FlowConfig
+from mocha_jax import chips, run, sharding
+from mocha_jax.assemble import Parts, assemble
+from mocha_jax.batch import Batch
+from mocha_jax.launch import processes
+from mocha_jax.models import flops
 from mocha_jax.sections import section
-from mocha_jax.training import loop, optim, state, step
+from mocha_jax.training import loop, speed, state
 from mocha_jax.training.checkpoint import Checkpointer, abstract_state
-from mocha_jax.training.metrics import MetricLog
+from mocha_jax.training.metrics import MetricLog, Pace
+from mocha_jax.training.profile import Profile
+from mocha_jax.training.step import Metrics
+
+Steps = tuple[int, int]
 
 
-def train(config: ConfigDict, folder: pathlib.Path) -> pathlib.Path:
+def train(
+  config: ConfigDict,
+  folder: pathlib.Path,
+  *,
+  profile: Steps | None = None,
+  cache: pathlib.Path | None = None,
+) -> pathlib.Path:
   """Train into a run folder, going on from its newest checkpoint.
+
+  All processes of a run call it alike.
+
+  profile: trace the steps from the first number up to the second.
+  cache: where compiled programs are kept; see `keep_compiled`.
 
   Returns:
     The folder of the checkpoints.
 
   Raises:
-    ValueError: the config or the data do not fit; or the folder holds a run
-      of another config.
+    ValueError: the config or the data do not fit; the folder holds a run of
+      another config; the processes differ.
+    InterruptedError: the machine is about to be taken away; all is saved.
   """
+  keep_compiled(cache)
   given = config.to_dict()
   data = section(DataConfig, given["data"], "data")
   schedule = section(loop.LoopConfig, given["train"], "train")
-  network = run.make_network(config)
-  optim_config = section(optim.OptimConfig, given["optim"], "optim")
-  _check_schedule(optim_config, schedule.total_steps)
-  optimizer = optim.make_optimizer(optim_config, network.letters)
-  mesh = sharding.make_mesh(section(sharding.MeshConfig, given["mesh"], "mesh"))
-  step_config = section(step.StepConfig, given["step"], "step")
-  _check_batch(data.batch_size, step_config.accumulate, mesh)
-  train_step = step.make_train_step(
-    network,
-    optimizer,
-    section(FlowConfig, given["flow"], "flow"),
-    step_config,
-    mesh,
-  )
-  batches = pipeline.batches(
-    data,
-    seed=given["seed"],
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-  )
-  root = pathlib.Path(data.root)
-  folder = run.create(folder, config, root / "encoded" / "codec.npz").folder
+  parts = assemble(config)
+  rows = sharding.local_rows(parts.mesh, data.batch_size)
+  batches = pipeline.batches(data, seed=given["seed"], rows=rows)
+  processes.agree("training clips", str(batches.clips))
+  codec = pathlib.Path(data.root, "encoded", "codec.npz")
+  folder = run.create(folder, config, codec).folder
   checkpointer = Checkpointer(folder / "checkpoints", keep=schedule.keep)
-  if checkpointer.latest is None:
-    now = state.init_state(network, optimizer, mesh, given["seed"])
-  else:
-    like = abstract_state(network, optimizer, mesh)
-    now = checkpointer.restore(like, batches)
-    print(f"going on from step {checkpointer.latest} of {folder}")
-  print(
-    f"{run.count_parameters(network) / 1e6:.2f} M parameters on "
-    f"{mesh.size} {jax.devices()[0].platform} devices"
-  )
-  log = MetricLog(
-    folder,
-    start=int(now.step),
-    total=schedule.total_steps,
-    log_every=schedule.log_every,
-  )
-  began = time.monotonic()
+  now = _start(parts, folder, checkpointer, batches, given["seed"])
+  work = _work(parts, batches.example(), data.batch_size)
+  _say(work.describe())
+  began, start = time.monotonic(), int(now.step)
+  trace = _profile(profile, folder, start, schedule.total_steps)
+  step = _compile(parts, now, batches.example(), data.batch_size)
+  log = _log(folder, work, start, schedule)
   try:
-    loop.train(
+    now = loop.train(
       now,
       batches,
-      lambda s, batch: train_step(s, sharding.place(batch, mesh)),
+      step,
       schedule,
       checkpointer=checkpointer,
       log=log,
+      profile=trace,
     )
-  finally:
-    log.close()
-    checkpointer.close()
-  print(f"trained for {time.monotonic() - began:.0f} s")
+  except BaseException:
+    if jax.process_count() == 1:  # Else they might wait for the others.
+      log.close()
+      checkpointer.close()
+    raise
+  log.close()
+  checkpointer.close()
+  if int(now.step) < schedule.total_steps:
+    raise InterruptedError(
+      f"told to stop: saved step {int(now.step)}; the same command goes on"
+    )
+  _say(f"trained for {time.monotonic() - began:.0f} s")
   return folder / "checkpoints"
 
 
-def _check_schedule(config: optim.OptimConfig, total_steps: int) -> None:
-  """Refuse to go on where the learning rate is 0."""
-  if config.schedule == "cosine" and total_steps > config.decay_steps:
-    raise ValueError(
-      f"config.train.total_steps = {total_steps} goes beyond "
-      f"config.optim.decay_steps = {config.decay_steps}, where the learning "
-      "rate is 0: raise decay_steps too"
-    )
+def keep_compiled(folder: pathlib.Path | None) -> None:
+  """Keep compiled programs in a folder, for the next start.
+
+  By default that of JAX_COMPILATION_CACHE_DIR, or else mocha_jax/xla in
+  XDG_CACHE_HOME or ~/.cache.
+  """
+  if folder is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    folder = pathlib.Path(home).expanduser() / "mocha_jax" / "xla"
+  if folder is not None:
+    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
 
 
-def _check_batch(batch_size: int, accumulate: int, mesh) -> None:
-  """Refuse a batch that does not divide over the mesh and the parts."""
-  parts = sharding.batch_shards(mesh) * accumulate
-  if batch_size % parts:
-    raise ValueError(
-      f"config.data.batch_size = {batch_size} must be a multiple of "
-      f"data x fsdp x config.step.accumulate = {parts}"
+def _say(text: str) -> None:
+  """Print, in the one process that does."""
+  if processes.is_first():
+    print(text, flush=True)
+
+
+def _start(
+  parts: Parts,
+  folder: pathlib.Path,
+  checkpointer: Checkpointer,
+  batches: pipeline.Batches,
+  seed: int,
+) -> state.TrainState:
+  """Return the state to go on from, with the batches where it stands."""
+  processes.agree(f"newest checkpoint of {folder}", str(checkpointer.latest))
+  network, optimizer, mesh = parts.network, parts.optimizer, parts.mesh
+  if checkpointer.latest is None:
+    now = state.init_state(network, optimizer, mesh, seed)
+  else:
+    now = checkpointer.restore(
+      abstract_state(network, optimizer, mesh), batches
     )
+    _say(f"going on from step {checkpointer.latest} of {folder}")
+  _say(
+    f"{run.count_parameters(network) / 1e6:.2f} M parameters on "
+    f"{mesh.size} {jax.devices()[0].platform} devices"
+  )
+  return now
+
+
+def _compile(
+  parts: Parts, now: state.TrainState, clip: Batch, batch_size: int
+) -> Callable[[state.TrainState, Batch], tuple[state.TrainState, Metrics]]:
+  """Compile the step, and return what runs it on a batch of this process."""
+  began = time.monotonic()
+  batch = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype), clip
+  )
+  step = parts.step.lower(now, batch).compile()
+  _say(f"compiled the step in {time.monotonic() - began:.0f} s")
+  processes.meet("compiled")  # None may wait on devices for a compiler.
+
+  def run(state, batch):
+    return step(state, sharding.place(batch, parts.mesh, batch_size))
+
+  return run
+
+
+def _work(parts: Parts, clip: Batch, batch_size: int) -> speed.Work:
+  """Say what a step over so many clips like this one does, and on what."""
+  _, frames, height, width, _ = clip.latents.shape
+  devices = parts.mesh.devices.flatten().tolist()
+  chip = chips.chip_of(devices[0].device_kind)
+  forward = flops.batch_flops(parts.model, clip, batch_size)
+  return speed.Work(
+    clips=batch_size,
+    tokens=batch_size * frames * height * width // parts.model.patch**2,
+    flops={part: flops.TRAINING * n for part, n in forward.items()},
+    devices=len(devices),
+    chips=chips.count_chips(devices),
+    devices_per_chip=chips.devices_per_chip(devices),
+    peak=chip.flops if chip else None,
+    chip=chip.name if chip else devices[0].device_kind,
+  )
+
+
+def _log(
+  folder: pathlib.Path, work: speed.Work, start: int, config: loop.LoopConfig
+) -> Pace:
+  """Return the log of process 0, or what the others have instead."""
+  if not processes.is_first():
+    return Pace()
+  return MetricLog(
+    folder,
+    work,
+    start=start,
+    total=config.total_steps,
+    log_every=config.log_every,
+  )
+
+
+def _profile(
+  asked: Steps | None, folder: pathlib.Path, start: int, total: int
+) -> Profile | None:
+  """Return the trace to make, in process 0."""
+  if asked is None:
+    return None
+  first, end = asked
+  if not start <= first < end <= total:
+    raise ValueError(
+      f"--profile {first}:{end}: this run takes the steps {start} up to "
+      f"{total}, of which it must name some, as A:B with A below B"
+    )
+  return (
+    Profile(folder / "profile", first, end) if processes.is_first() else None
+  )

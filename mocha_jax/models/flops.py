@@ -59,12 +59,23 @@ def flops(
   return parts
 
 
-def batch_flops(config: ModelConfig, batch: Batch) -> dict[str, float]:
-  """Return the FLOPs of a forward pass over a batch, of arrays or shapes."""
-  clips, frames, height, width, _ = batch.latents.shape
+def batch_flops(
+  config: ModelConfig, batch: Batch, clips: int | None = None
+) -> dict[str, float]:
+  """Return the FLOPs of a forward pass over a batch, of arrays or shapes.
+
+  clips: so many like those of the batch; as many unless given.
+  """
+  own, frames, height, width, _ = batch.latents.shape
   text = {name: ids.shape[1] for name, ids in batch.condition.text.items()}
-  rows, columns = height // config.patch, width // config.patch
-  return flops(config, clips, frames, rows, columns, text)
+  return flops(
+    config,
+    own if clips is None else clips,
+    frames,
+    height // config.patch,
+    width // config.patch,
+    text,
+  )
 
 
 def _across(config: ModelConfig) -> int:

@@ -32,6 +32,8 @@ class Checkpointer:
 
   Each part of the state is an item of its own, so that sampling reads the
   moving average alone. A save appears under its step only when it is whole.
+  All processes of a run call it alike: each writes and reads what its devices
+  hold, so that a run can go on with another number of processes.
   """
 
   def __init__(self, folder: pathlib.Path, *, keep: int | None):
@@ -44,6 +46,15 @@ class Checkpointer:
   def latest(self) -> int | None:
     """The newest step saved."""
     return self._manager.latest_step()
+
+  def is_preempted(self, step: int) -> bool:
+    """Return whether to end before this step, since a machine will be lost.
+
+    A cluster says so by SIGTERM; all processes hear it at the same step. They
+    must all ask at every step. A run of one process without a coordinator is
+    ended by the signal itself.
+    """
+    return self._manager.reached_preemption(step)
 
   def save(self, state: TrainState, batches: BatchIterator) -> None:
     """Save under the state's step; returns when the arrays are copied."""

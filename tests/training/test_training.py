@@ -8,8 +8,9 @@ from mocha_jax import sharding
 from mocha_jax.batch import Batch, Condition
 from mocha_jax.diffusion.flow import FlowConfig
 from mocha_jax.models.movie_gen import MovieGen
-from mocha_jax.training import loop, optim, state, step
+from mocha_jax.training import loop, optim, speed, state, step
 from mocha_jax.training.checkpoint import Checkpointer, abstract_state
+from mocha_jax.training.profile import Profile
 from tests import numerics
 from tests.small_model import CONFIG as MODEL
 
@@ -59,6 +60,7 @@ class Losses:
   """A log that keeps what it is told."""
 
   seen: list = dataclasses.field(default_factory=list)
+  clock: speed.Clock = dataclasses.field(default_factory=speed.Clock)
 
   def write_previous(self, step, metrics):
     self.seen.append((step, metrics["loss"]))
@@ -82,7 +84,7 @@ class Trainer:
   def like(self):
     return abstract_state(self.network, self.optimizer, self.mesh)
 
-  def run(self, now, batches, steps, folder, *, save_every=100):
+  def run(self, now, batches, steps, folder, *, save_every=100, profile=None):
     """Train, save the end, and return the state and the losses."""
     log = Losses()
     checkpointer = Checkpointer(folder, keep=3)
@@ -95,6 +97,7 @@ class Trainer:
       ),
       checkpointer=checkpointer,
       log=log,
+      profile=profile,
     )
     checkpointer.close()
     return end, [float(loss) for _, loss in log.seen]
@@ -225,3 +228,18 @@ def test_checkpoint_holds_the_average_by_itself(tmp_path):
   ema = checkpointer.restore_part("ema", trainer.like().ema)
   checkpointer.close()
   numerics.assert_same(ema, end.ema)
+
+
+def test_profile_traces_the_steps_asked_for(tmp_path):
+  trainer = Trainer()
+  trace = Profile(tmp_path / "profile", 1, 3)
+  trainer.run(trainer.init(), Clips(), 4, tmp_path / "run", profile=trace)
+  (file,) = (tmp_path / "profile").rglob("*.xplane.pb")
+  steps = {
+    dict(event.stats)["step_num"]
+    for plane in jax.profiler.ProfileData.from_file(str(file)).planes
+    for line in plane.lines
+    for event in line.events
+    if event.name == "train"
+  }
+  assert steps == {1, 2}

@@ -1,0 +1,1 @@
+"""How runs start on many machines: processes, a JobSet, a Slurm script."""
