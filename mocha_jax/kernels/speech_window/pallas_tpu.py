@@ -32,7 +32,7 @@ of x above,
 
 where sum ds s = sum ds log p, since ds sums to 0 over the slots.
 
-Grid: (B, parts, visits), the last in order, see `walk`: x, out, g and dx cross
+Grid: (B, parts, visits), the last in order, see `tiling`: x, out, g, dx cross
 to HBM once, and so do K', V', dK' and dV', but for one frame where a clip is
 cut. Gradients are summed in the same order each time.
 """
@@ -57,7 +57,8 @@ from mocha_jax.kernels.speech_window.tiling import Tiling
 BLOCK = 256
 # A masked score; finite, since a window may hold no token.
 MASKED = -1e30
-LANES = 128
+# The shape of a tile of float32.
+TILE, LANES = 8, 128
 
 
 class _Fused(NamedTuple):
@@ -387,8 +388,8 @@ def windowed_attention(
   added up, a residual of 1/n each makes 1.)
 
   Raises:
-    NotImplementedError: not even one head of a frame has room in VMEM, or a
-      window has more slots than a word has bits.
+    NotImplementedError: not even eight heads of a frame have room in VMEM, or
+      a window has more slots than a word has bits.
     ValueError: types differ.
   """
   types = {str(y.dtype) for y in (x, key, value)}
@@ -420,13 +421,12 @@ def _by_halves(fused: _Fused, x, key, value, mask) -> Array:
   Reads and writes x, out and their gradients once for each half.
   """
   slots, heads, width = key.shape[2:]
-  if heads == 1:
+  if heads <= TILE:
     raise NotImplementedError(
-      f"a block of {BLOCK} tokens and a window of {slots} slots, {width} wide, "
-      f"have no room in {tiling.VMEM:,} bytes"
+      f"a block of {BLOCK} tokens and a window of {slots} slots x {heads} "
+      f"heads, {width} wide, have no room in {tiling.VMEM:,} bytes"
     )
-  # At a tile, if there are so many.
-  cut = pl.cdiv(heads, 16) * 8 if heads > 8 else heads // 2
+  cut = pl.cdiv(heads, 2 * TILE) * TILE
   attend = lambda some, residual: windowed_attention(
     x,
     key[:, :, :, some],

@@ -23,6 +23,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int
 
+# Only sizes are asked for.
+Sized = Array | jax.ShapeDtypeStruct
+
 # Fast memory of a core: 64 MiB on v5p and tpu7x, 128 on v5e and v6e. The
 # compiler keeps some to itself.
 VMEM = 64 * 2**20 - 2**19
@@ -63,7 +66,7 @@ class Tiling:
   stride: int
 
   @classmethod
-  def of(cls, x: Array, key: Array, block: int) -> "Tiling":
+  def of(cls, x: Sized, key: Sized, block: int) -> "Tiling":
     """Cut x [B f hw D] and K' [B f R N D] into blocks of so many tokens."""
     batch, frames, tokens, width = x.shape
     slots, heads = key.shape[2:4]
