@@ -13,6 +13,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 MOCHA := $(BIN)/mocha
 QUICKSTART := --config quickstart
 
+# On what all of it runs; `make JAX_PLATFORMS= ...` lets JAX choose. The extra
+# dev brings the TPU compiler, which JAX would try, loudly, as a TPU.
+JAX_PLATFORMS ?= cpu
+export JAX_PLATFORMS
+
 .PHONY: quickstart test clean
 .DELETE_ON_ERROR:
 
@@ -27,7 +32,7 @@ test: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	JAX_PLATFORMS=cpu $(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2
 
 .venv/bin/pip:
 	@test -n "$(PYTHON)" || \
