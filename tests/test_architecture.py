@@ -38,6 +38,7 @@ LACKING = (
 # What may be imported besides, where it is used: inside a function.
 WHEN_USED = {
   "encoders": {"librosa", "soxr", "tokenizers"},
+  "kernels": {"torch"},  # To be compared with.
   "training": {"tensorboardX", "rich"},
 }
 

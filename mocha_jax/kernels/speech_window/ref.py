@@ -226,7 +226,8 @@ def dense_window_attention(
     _norm(key, weights.key_norm)[:, None],
     value.astype(speech.dtype)[:, None],
     weights.out,
-    np.repeat(mask, x.shape[2], axis=0)[None],
+    # Not by numpy: as a constant it is large, and compilers compute with it.
+    jnp.repeat(jnp.asarray(mask), x.shape[2], axis=0)[None],
   )
   return add_bias(y.reshape(x.shape), weights)
 

@@ -9,13 +9,10 @@ matrix products. With T video tokens and S speech tokens in B clips, forward:
   collapsed             4 T R N D
 
 with tokens projected once each and windows gathered after. The gradients take
-two products for each one forward, so both passes are 3 times this; a backward
-pass that computes the scores anew, to read and write less, takes 1/2 more of
-the collapsed form.
+two products for each one forward, so both passes are 3 times this.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 from mocha_jax.kernels.speech_window.geometry import Geometry
@@ -154,17 +151,18 @@ def folding_flops(shape: Shape, *, both: bool) -> int:
   return 4 * rows * shape.width * inner * (3 if both else 1)
 
 
-def collapsed_flops(shape: Shape, *, both: bool, recompute: bool) -> int:
+def collapsed_flops(shape: Shape, *, both: bool) -> int:
   """Return the operations of attending to folded speech.
 
-  recompute: the backward pass computes the scores anew.
+  Of keeping the probabilities, that is: a backward pass that computes the
+  scores anew takes half of a forward pass more.
   """
   product = 2 * shape.video_tokens * shape.slots * shape.heads * shape.width
-  return product * ((7 if recompute else 6) if both else 2)
+  return product * (6 if both else 2)
 
 
 def collapsed_bytes(shape: Shape, *, both: bool) -> int:
-  """Return the bytes that must cross to memory, scores being recomputed.
+  """Return the bytes that must cross to memory, whatever else is kept.
 
   Forward reads x, K', V' and writes out; backward reads x, K', V' and the
   cotangent of out, and writes those of x, K' and V'.
@@ -183,13 +181,9 @@ def floor_seconds(
   bytes_per_second: float,
 ) -> float:
   """Return the least time of the collapsed form on a device of such peaks."""
-
   flops, moved = (
     [count(shape, both=passes) for passes in (False, True)]
-    for count in (
-      functools.partial(collapsed_flops, recompute=True),
-      collapsed_bytes,
-    )
+    for count in (collapsed_flops, collapsed_bytes)
   )
   least = lambda flops, moved: max(
     flops / flops_per_second, moved / bytes_per_second

@@ -1,0 +1,1 @@
+"""What a form of window attention costs: by the TPU's compiler, or a clock."""
