@@ -36,14 +36,15 @@ class Blocks:
   """The largest blocks, in tokens, of one generation and width of heads.
 
   query, key: forward; query_back, key_back: backward. Each step of a grid goes
-  over `compute` of its keys at a time.
+  over `compute`, or `compute_back`, of its keys at a time.
   """
 
   query: int = 1024
   key: int = 2048
+  compute: int = 1024
   query_back: int = 1024
   key_back: int = 2048
-  compute: int = 1024
+  compute_back: int = 512
 
 
 # By how `device_kind` begins and the widest head; the first that fits is taken.
@@ -180,7 +181,7 @@ def _sizes(limits: Blocks, query: int, key: int) -> kernel.BlockSizes:
     block_kv_compute=_divisor(key, limits.compute),
     block_q_dkv=_divisor(query, limits.query_back),
     block_kv_dkv=key_back,
-    block_kv_dkv_compute=_divisor(key_back, limits.compute),
+    block_kv_dkv_compute=_divisor(key_back, limits.compute_back),
     use_fused_bwd_kernel=True,
   )
 

@@ -79,7 +79,7 @@ def test_blocks_of_a_generation_divide_one_another():
   for kind, head, sizes in splash.BLOCKS:
     assert splash.blocks(kind, head) == sizes
     assert sizes.key % sizes.compute == 0
-    assert sizes.key_back % min(sizes.compute, sizes.key_back) == 0
+    assert sizes.key_back % min(sizes.compute_back, sizes.key_back) == 0
 
 
 def test_heads_wider_than_tried_are_refused():

@@ -156,13 +156,14 @@ def test_two_processes_under_slurm_train_like_one(alone, begun):
 
 
 def test_each_process_writes_its_part_of_a_checkpoint(begun):
-  for part in ("params", "ema", "opt_state"):
+  # Of the moments many are zero still, which compresses to nothing.
+  for part, least in dict(params=0.4, ema=0.4, opt_state=0.25).items():
     item = begun / "checkpoints" / str(HALF) / part
     written = [
       sum(f.stat().st_size for f in (item / f"ocdbt.process_{i}").rglob("*"))
       for i in range(2)
     ]
-    assert min(written) > 0.4 * sum(written), (part, written)
+    assert min(written) > least * sum(written), (part, written)
 
 
 def test_one_process_goes_on_where_two_stopped(alone, gone_on):
