@@ -60,7 +60,7 @@ def test_tpu_without_its_compiler_is_refused(monkeypatch, capsys):
 
 
 def test_every_form_is_counted_for_a_tpu(tmp_path, capsys):
-  pytest.importorskip("libtpu")
+  pytest.importorskip("libtpu", reason="it needs the extra `tpu`, or `dev`")
   path = tmp_path / "rows.json"
   bench.main(["--shape", "toy", "--target", "v5p", "--json", str(path)])
   rows = json.loads(path.read_text())["rows"]
