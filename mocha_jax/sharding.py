@@ -177,20 +177,24 @@ def _spec(letters: str, ndim: int) -> PartitionSpec:
 
 
 def parameter_sharding(
-  mesh: Mesh, letters: str, shape: tuple[int, ...]
+  mesh: Mesh, letters: str, shape: tuple[int, ...], *, in_use: bool = False
 ) -> NamedSharding:
-  """Return where a parameter lives.
+  """Return where a parameter lives, or where it lies while a step uses it.
 
   The letters name its last axes; axes before them, as of stacked layers, are
   not split, nor is a letter that the table does not know. A size that its mesh
   axes do not divide is split over the first of them that do.
+
+  in_use: as gathered over `context` once a step. What is left to gather for
+    each layer are parts of whole tiles (6,144 / 64 = 96 rows), which TPUs do
+    gather; of smaller ones (6,144 / 512 = 12) they add up arrays of zeros.
   """
   named = letters.split()
   first = len(shape) - len(named)
   if first < 0:
     raise ValueError(f"{letters!r} names more axes than the {shape} there are")
   axes: list[tuple[str, ...] | None] = [None] * len(shape)
-  left = {*AXES}
+  left = {*AXES} - ({"context"} if in_use else set())
   for letter, wanted in PARAMETERS.items():
     if letter in named:
       at = first + named.index(letter)

@@ -50,11 +50,14 @@ class Network:
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(self._graph, state)
 
-  def shardings(self, mesh: Mesh) -> Any:
-    """Return where each parameter lives, a tree like the parameters'."""
+  def shardings(self, mesh: Mesh, *, in_use: bool = False) -> Any:
+    """Return where each parameter lives, a tree like the parameters'.
+
+    in_use: where it lies during a step (`sharding.parameter_sharding`).
+    """
     return jax.tree.map(
       lambda letters, shape: sharding.parameter_sharding(
-        mesh, letters, shape.shape
+        mesh, letters, shape.shape, in_use=in_use
       ),
       self.letters,
       self.shapes,

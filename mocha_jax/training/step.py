@@ -15,6 +15,20 @@ from mocha_jax.training.state import Network, TrainState, state_shardings
 
 Metrics = dict[str, jax.Array]
 
+# How XLA compiles the step, by platform. On TPUs weights are gathered while
+# matrix products run, over several of them, and tokens change places for heads
+# while others do.
+_OPTIONS = {
+  "tpu": {
+    "xla_tpu_enable_async_collective_fusion": True,
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": True,
+    "xla_tpu_enable_async_collective_fusion_multiple_steps": True,
+    "xla_tpu_overlap_compute_collective_tc": True,
+    "xla_enable_async_all_gather": True,
+    "xla_tpu_enable_async_all_to_all": True,
+  }
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class StepConfig:
@@ -60,6 +74,7 @@ def make_train_step(
   """Return the step on a mesh; it is compiled when it is first called."""
 
   where = state_shardings(network, optimizer, mesh)
+  in_use = network.shardings(mesh, in_use=True)
 
   def loss(params, batch: Batch, key):
     model = network.bind(params)
@@ -69,7 +84,7 @@ def make_train_step(
   def of_part(params, batch: Batch, key):
     value, grads = jax.value_and_grad(loss)(params, batch, key)
     # Here, so that no device ever holds the sum of all gradients whole.
-    return value, jax.lax.with_sharding_constraint(grads, where.params)
+    return value, jax.lax.with_sharding_constraint(grads, in_use)
 
   def gradients(params, batch: Batch, key):
     if config.accumulate == 1:
@@ -92,7 +107,9 @@ def make_train_step(
 
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-    value, grads = gradients(state.params, batch, key)
+    gathered = jax.lax.with_sharding_constraint(state.params, in_use)
+    value, grads = gradients(gathered, batch, key)
+    grads = jax.lax.with_sharding_constraint(grads, where.params)
     with jax.named_scope("optimizer"):
       updates, opt_state = optimizer.update(
         grads, state.opt_state, state.params
@@ -113,5 +130,6 @@ def make_train_step(
     in_shardings=(where, sharding.batch_sharding(mesh)),
     out_shardings=(where, sharding.replicated(mesh)),
     donate_argnums=0,
+    compiler_options=_OPTIONS.get(mesh.devices.flat[0].platform),
   )
   return TrainStep(jitted, mesh)
