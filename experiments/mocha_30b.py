@@ -1,8 +1,13 @@
-"""MoCha-30B, the paper's model (arXiv 2503.23307, section 4.1).
+"""MoCha-30B, the paper's model (arXiv 2503.23307, section 4.1), on v5p-1024.
 
 48 layers of width 6,144: 28.991 B parameters in attention and feed-forward
 parts, 7.248 B in speech attention, 0.226 B in the shared modulation, 0.055 B
 in the speech projector, 0.042 B in the text projections.
+
+  mocha train --config mocha_30b
+
+on 512 chips. Clips of 768 x 704 need no padding either: 48 x 44 = 2,112 tokens
+a frame, with --config.clip.height=704 --config.clip.width=768.
 """
 
 from ml_collections import ConfigDict
@@ -35,7 +40,15 @@ def get_config() -> ConfigDict:
   )
   model.frozen_text = dict(ul2=4096, byt5=1472, metaclip=1280)
   model.small_text = None
-  model.update(noise_skip=False, dtype="bfloat16", remat="full")
+  model.update(noise_skip=False, dtype="bfloat16")
+  # A clip lies on 8 chips, 4 frames and, in self-attention, 6 heads on each:
+  # 8,192 tokens x 6,144 x 2 bytes = 101 MB per number kept per width and layer.
+  # 14.3 of them (1 of input, 3 qkv, 2 x 2.7 gate and up, 3 text, 1 each of
+  # attention and down) x 48 layers = 69 GB.
+  config.mesh.update(fsdp=-1, context=8)
+  model.remat = "attention+down+qkv+gate+up+text"
+  # 512 clips = 64 at a time x 8.
+  config.step.accumulate = 8
 
   # Each stage halves what came before and gives 40 % to a harder kind.
   config.data.batch_size = 512

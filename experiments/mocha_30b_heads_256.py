@@ -1,0 +1,22 @@
+"""MoCha-30B with 24 heads of 256 for 48 of 128, on 4 slices of v6e-256.
+
+The matrix units of v6e and TPU7x multiply 256 x 256: heads of 128 fill half of
+them. As many parameters and operations. Ours; the paper does not say.
+
+  mocha train --config mocha_30b_heads_256
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import mocha_30b_v6e_256x4
+
+
+def get_config() -> ConfigDict:
+  config = mocha_30b_v6e_256x4.get_config()
+  config.model.update(heads=24, head=256)
+  # A clip lies on 8 chips with 4 frames and 3 heads: 4 x 32 at a time x 4.
+  config.mesh.context = 8
+  config.step.accumulate = 4
+  # 101 MB x 4 (input, attention, down, out) x 48 layers = 19 GB.
+  config.model.remat = "attention+down+out"
+  return config
