@@ -1,5 +1,6 @@
 # make quickstart   make data, train, sample, score: some minutes on two cores
 # make test         format, lint, types, tests: what continuous integration runs
+# make compile-all  compile every pod experiment for its pod: half an hour or so
 # make clean        delete the virtual environment and what tools left behind
 #
 # Both set up .venv first, anew only when setup.cfg or pyproject.toml changed.
@@ -18,7 +19,7 @@ QUICKSTART := --config quickstart
 JAX_PLATFORMS ?= cpu
 export JAX_PLATFORMS
 
-.PHONY: quickstart test clean
+.PHONY: quickstart test compile-all clean
 .DELETE_ON_ERROR:
 
 # Each of the four goes on from where it was stopped.
@@ -33,6 +34,9 @@ test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/pytest -n 2
+
+compile-all: .venv/installed-dev
+	$(MOCHA) compile --all
 
 .venv/bin/pip:
 	@test -n "$(PYTHON)" || \

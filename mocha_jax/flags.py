@@ -30,6 +30,9 @@ def make_parser() -> argparse.ArgumentParser:
   train = _add(verbs, "train", "train, or go on training, a model")
   _add_config(train)
   _add_train_flags(train)
+  _add_compile_flags(
+    _add(verbs, "compile", "compile the train step for a TPU pod, without one")
+  )
   _add_sample_flags(_add(verbs, "sample", "make clips from prompts and speech"))
   score = _add(verbs, "score", "measure a run on its held-out clips")
   score.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
@@ -125,6 +128,50 @@ def _add_train_flags(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--process", type=int, metavar="I", help="which one this is: 0 to N - 1"
+  )
+
+
+def _add_compile_flags(parser: argparse.ArgumentParser) -> None:
+  what = parser.add_mutually_exclusive_group(required=True)
+  what.add_argument(
+    "--config",
+    default=argparse.SUPPRESS,
+    metavar="NAME",
+    help="an experiment, or the path of its file, and its"
+    " --config.SECTION.KEY=VALUE",
+  )
+  what.add_argument(
+    "--compare",
+    nargs=2,
+    metavar=("A", "B"),
+    help="two experiments, side by side",
+  )
+  what.add_argument(
+    "--all", action="store_true", help="every experiment made for a pod"
+  )
+  parser.add_argument(
+    "--topology",
+    metavar="POD",
+    help="such as v5p-1024, tpu7x-128, v6e-256, or a shape such as v5p:8x8x8"
+    " (default: what the experiment is made for)",
+  )
+  parser.add_argument(
+    "--slices",
+    type=_count,
+    metavar="N",
+    help="so many of them (default: as the config's mesh says)",
+  )
+  parser.add_argument(
+    "--json", type=Path, metavar="FILE", help="write the figures here too"
+  )
+  parser.add_argument(
+    "--search",
+    type=_count,
+    nargs="?",
+    const=6,
+    metavar="N",
+    help="try meshes and rematerialisation; compile the N most promising"
+    " (default: 6) and print them, best first",
   )
 
 

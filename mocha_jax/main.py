@@ -34,7 +34,9 @@ def run(argv: Sequence[str] | None = None) -> int:
   try:
     changes, arguments = overrides.split(arguments)
     asked = flags.make_parser().parse_args(arguments)
-    if "config" in asked:
+    if asked.verb == "compile":
+      _compile(asked, changes)
+    elif "config" in asked:
       config = overrides.apply(configs.load(asked.config), changes)
       _WITH_CONFIG[asked.verb](asked, config)
     elif changes:
@@ -151,6 +153,27 @@ def _train(asked: Namespace, config: "ConfigDict") -> None:
     )
     if processes.is_first():
       print(f"wrote {wrote}")
+
+
+def _compile(asked: Namespace, changes: Sequence[str]) -> None:
+  from mocha_jax.compilation import command
+
+  pod = dict(pod=asked.topology, slices=asked.slices)
+  if "config" not in asked:
+    if asked.json or asked.search:
+      raise flags.UsageError("--json and --search go with --config")
+    if asked.all and (changes or asked.topology or asked.slices):
+      raise flags.UsageError("--all compiles experiments as they are")
+    if asked.all:
+      command.compile_registered()
+    else:
+      command.compare(asked.compare, changes, **pod)
+    return
+  config = overrides.apply(configs.load(asked.config), changes)
+  if asked.search:
+    command.search(config, asked.config, changes, tries=asked.search, **pod)
+  else:
+    command.compile_one(config, asked.config, json=asked.json, **pod)
 
 
 def _sample(asked: Namespace) -> None:

@@ -1,0 +1,1 @@
+"""The train step compiled for pods that are not there, and what it tells."""
