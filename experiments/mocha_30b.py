@@ -6,8 +6,12 @@ in the speech projector, 0.042 B in the text projections.
 
   mocha train --config mocha_30b
 
-on 512 chips. Clips of 768 x 704 need no padding either: 48 x 44 = 2,112 tokens
-a frame, with --config.clip.height=704 --config.clip.width=768.
+on 512 chips. `mocha compile --config mocha_30b` prints: 75.7 of 95.0 GiB; 3.1 %
+of the forward pass computed again; exposed collectives 6.2 % of a step of
+76.7 s; predicted MFU 72.3 %.
+
+Clips of 768 x 704 need no padding either: 48 x 44 = 2,112 tokens a frame, with
+--config.clip.height=704 --config.clip.width=768.
 """
 
 from ml_collections import ConfigDict
