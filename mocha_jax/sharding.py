@@ -26,6 +26,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("slice", "data", "fsdp", "context", "tensor")
 
+TILE = 8  # Rows of an array that lie together in a TPU's memory.
+
 # A letter of a parameter takes the axes that no letter before it in the table
 # has taken, as many as divide it.
 PARAMETERS = {
@@ -185,32 +187,35 @@ def parameter_sharding(
   not split, nor is a letter that the table does not know. A size that its mesh
   axes do not divide is split over the first of them that do.
 
-  in_use: as gathered over `context` once a step. What is left to gather for
-    each layer are parts of whole tiles (6,144 / 64 = 96 rows), which TPUs do
-    gather; of smaller ones (6,144 / 512 = 12) they add up arrays of zeros.
+  in_use: as gathered over `context` once a step, where its parts are no whole
+    tiles: those (6,144 / 64 = 96 rows) TPUs do gather, layer by layer; of
+    smaller ones (6,144 / 512 = 12) they add up arrays of zeros.
   """
   named = letters.split()
   first = len(shape) - len(named)
   if first < 0:
     raise ValueError(f"{letters!r} names more axes than the {shape} there are")
   axes: list[tuple[str, ...] | None] = [None] * len(shape)
-  left = {*AXES} - ({"context"} if in_use else set())
+  left, rows = {*AXES}, TILE if in_use else 1
   for letter, wanted in PARAMETERS.items():
     if letter in named:
       at = first + named.index(letter)
-      axes[at] = taken = _dividing(mesh, wanted, left, shape[at])
+      axes[at] = taken = _dividing(mesh, wanted, left, shape[at], rows)
       left -= {*taken}
   return NamedSharding(mesh, PartitionSpec(*axes))
 
 
 def _dividing(
-  mesh: Mesh, axes: tuple[str, ...], left: set[str], size: int
+  mesh: Mesh, axes: tuple[str, ...], left: set[str], size: int, rows: int
 ) -> tuple[str, ...]:
-  """Return as many of the axes, in order, as divide a size together."""
+  """Return as many of the axes, in order, as divide a size together.
+
+  rows: of which the parts must be multiples, from the second axis on.
+  """
   taken = ()
   for axis in axes:
     parts = math.prod(mesh.shape[a] for a in (*taken, axis))
-    if axis in left and size % parts == 0:
+    if axis in left and size % (parts * rows if taken else parts) == 0:
       taken += (axis,)
   return taken
 

@@ -108,6 +108,16 @@ class Wiring:
     )
     return Collective(kind, axes, moved, ici, dcn)
 
+  def between_slices(self, kind: str, sent: float) -> Collective:
+    """Say what a transfer does that goes through hosts, from slice to slice.
+
+    sent: bytes that a device gives to its host.
+    """
+    slices, times = self._pod.slices, 2 if kind == "all-reduce" else 1
+    moved = times * sent * (slices - 1) / slices
+    dcn = self.devices_per_chip * moved / self._pod.generation.dcn
+    return Collective(kind, "slice", moved, 0.0, dcn)
+
   def _within(
     self, kind: str, group: np.ndarray, whole: float, times: int
   ) -> float:

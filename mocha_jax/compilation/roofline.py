@@ -45,6 +45,10 @@ KERNEL = " kernel"  # Ends the part of Mosaic kernels.
 _PART = re.compile(rf"\b({'|'.join(PARTS)})\b")
 _ESTIMATE = re.compile(r'"estimated_cycles":"(\d+)"')
 _CARRIERS = "async_collective_fusion"
+# Between slices hosts send; what comes back is received under the same name.
+_HOST = ("send", "send-done", "recv", "recv-done")
+_RENDEZVOUS = re.compile(r'_xla_host_transfer_rendezvous="([^"]*)"')
+_HOSTS_DO = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +182,7 @@ class _Event:
   name: what its start and its end have in common.
   """
 
-  action: Literal["at once", "start", "end", "carry"]
+  action: Literal["at once", "start", "end", "carry", "none"]
   name: str
   inner: Instruction | None = None
   inside: Computation | None = None
@@ -230,6 +234,8 @@ class _Walk:
     event: _Event,
   ) -> None:
     """Send, begin to send, or wait."""
+    if event.action == "none":
+      return
     if event.action == "carry":
       self._compute(time, pending, computation, instruction, event.name)
       return
@@ -237,7 +243,11 @@ class _Walk:
       _finish(time, pending, event.name)
       return
     assert event.inner is not None and event.inside is not None
-    sent = self._wiring.collective(event.kind, event.inner, event.inside)
+    if event.inner.opcode == "send":
+      array = event.inner.arrays[0]
+      sent = self._wiring.between_slices(event.kind, array.bytes)
+    else:
+      sent = self._wiring.collective(event.kind, event.inner, event.inside)
     key = (sent.kind, sent.axes)
     traffic = Traffic(1, sent.bytes, sent.ici, sent.dcn)
     time.collectives[key] = time.collectives.get(key, Traffic()).plus(traffic)
@@ -311,6 +321,8 @@ class _Walk:
     self, computation: Computation, instruction: Instruction
   ) -> _Event | None:
     """Say what an instruction does about a collective, if anything."""
+    if instruction.opcode in _HOST:
+      return self._by_hosts(computation, instruction)
     base, _, stage = instruction.opcode.rpartition("-")
     if instruction.opcode in hlo.COLLECTIVES:
       name, kind = instruction.name, instruction.opcode
@@ -325,6 +337,25 @@ class _Walk:
         if inner.opcode in hlo.COLLECTIVES:
           return self._fused(instruction, inner, inside)
     return None
+
+  def _by_hosts(
+    self, computation: Computation, instruction: Instruction
+  ) -> _Event:
+    """Say what an instruction does about a transfer between slices."""
+    if instruction.opcode in ("send-done", "recv"):
+      return _Event("none", "")
+    began = instruction
+    if instruction.opcode == "recv-done":
+      began = computation[instruction.operands[0]]
+    name, kind = (
+      found.search(began.attributes) for found in (_RENDEZVOUS, _HOSTS_DO)
+    )
+    if not (name and kind):
+      raise NotImplementedError(f"{began.name}: a {began.opcode} of its own")
+    if instruction.opcode == "recv-done":
+      return _Event("end", name[1])
+    what = kind[1].lower().replace("_", "-")
+    return _Event("start", name[1], instruction, computation, what)
 
   def _fused(
     self, instruction: Instruction, inner: Instruction, inside: Computation

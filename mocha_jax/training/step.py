@@ -15,19 +15,18 @@ from mocha_jax.training.state import Network, TrainState, state_shardings
 
 Metrics = dict[str, jax.Array]
 
-# How XLA compiles the step, by platform. On TPUs weights are gathered while
-# matrix products run, over several of them, and tokens change places for heads
-# while others do.
-_OPTIONS = {
-  "tpu": {
-    "xla_tpu_enable_async_collective_fusion": True,
-    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": True,
-    "xla_tpu_enable_async_collective_fusion_multiple_steps": True,
-    "xla_tpu_overlap_compute_collective_tc": True,
-    "xla_enable_async_all_gather": True,
-    "xla_tpu_enable_async_all_to_all": True,
-  }
+# How XLA compiles the step for TPUs: weights are gathered while matrix products
+# run, over several of them, and tokens change places for heads while others do.
+_OVERLAP = {
+  "xla_tpu_enable_async_collective_fusion": True,
+  "xla_tpu_enable_async_collective_fusion_fuse_all_gather": True,
+  "xla_tpu_enable_async_collective_fusion_multiple_steps": True,
+  "xla_tpu_overlap_compute_collective_tc": True,
+  "xla_enable_async_all_gather": True,
 }
+_ASYNC_ALL_TO_ALL = {"xla_tpu_enable_async_all_to_all": True}
+# "Async all-to-all not supported on limited ICI", says the compiler.
+_LIMITED = ("TPU v5 lite", "TPU v5e")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +129,15 @@ def make_train_step(
     in_shardings=(where, sharding.batch_sharding(mesh)),
     out_shardings=(where, sharding.replicated(mesh)),
     donate_argnums=0,
-    compiler_options=_OPTIONS.get(mesh.devices.flat[0].platform),
+    compiler_options=_compiler_options(mesh.devices.flat[0]),
   )
   return TrainStep(jitted, mesh)
+
+
+def _compiler_options(device: Any) -> dict[str, bool] | None:
+  """Return how XLA compiles the step for devices like this one."""
+  if device.platform != "tpu":
+    return None
+  if device.device_kind.startswith(_LIMITED):
+    return _OVERLAP
+  return _OVERLAP | _ASYNC_ALL_TO_ALL

@@ -1,6 +1,7 @@
 """Reading what the real compiler for TPUs makes, where it is installed."""
 
 import pathlib
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +14,13 @@ TOKENS, WIDTH, HIDDEN, LAYERS = 4096, 512, 2048, 3
 
 
 @pytest.fixture(scope="module")
-def pod() -> topology.Pod:
+def pod() -> Iterator[topology.Pod]:
   pytest.importorskip("libtpu", reason="the compiler for TPUs: mocha_jax[tpu]")
   topology.prepare_environment()
-  return topology.parse("v5p-8", 1)
+  # Programs for machines that are not here cannot be read back.
+  jax.config.update("jax_enable_compilation_cache", False)
+  yield topology.parse("v5p-8", 1)
+  jax.config.update("jax_enable_compilation_cache", True)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +87,7 @@ def test_layer_costs_what_a_second_one_adds_by_the_compiler_s_own_count(
   time, mesh
 ):
   one, two = (
-    compile_layers(mesh, layers, unroll=True).cost_analysis()["flops"]
+    (compile_layers(mesh, layers, unroll=True).cost_analysis() or {})["flops"]
     for layers in (1, 2)
   )
   assert time.sum("flops") / LAYERS == pytest.approx(two - one, rel=0.02)

@@ -131,6 +131,13 @@ def test_between_slices_goes_the_network_of_the_data_centre():
   assert sent.dcn == pytest.approx(2 * 4e6 / 2 / 12.5e9)
 
 
+def test_what_hosts_add_up_goes_there_and_back():
+  where = wiring("v6e:4x4", {"slice": 2, "fsdp": 16}, slices=2)
+  sent = where.between_slices("all-reduce", 1e9)
+  assert (sent.axes, sent.ici) == ("slice", 0)
+  assert sent.dcn == pytest.approx(1e9 / 12.5e9)
+
+
 def test_devices_of_a_chip_exchange_without_wires():
   where = wiring("tpu7x:2x2x1", {"chip": 4, "core": 2}, per_chip=2)
   sent = collective(

@@ -23,6 +23,9 @@ class Wires:
     del instruction, computation
     return Collective(kind, "fsdp", 1.0, self.seconds, 0.0)
 
+  def between_slices(self, kind, sent) -> Collective:
+    return Collective(kind, "slice", sent, 0.0, self.seconds)
+
 
 def predict(text: str, wires: Wires) -> roofline.Time:
   return roofline.predict(hlo.parse(text), V5P, wires, pathlib.Path("nowhere"))  # pyright: ignore
@@ -93,6 +96,29 @@ ENTRY %main (a: bf16[1024,512], b: bf16[512,256]) -> bf16[1024,256] {
 }
 """
   sent = predict(text, Wires(3 * PRODUCT)).collectives["all-reduce", "fsdp"]
+  assert sent.exposed == pytest.approx(2 * PRODUCT)
+
+
+def test_transfer_between_slices_is_covered_until_it_is_received():
+  text = """
+ENTRY %main (a: bf16[1024,512], b: bf16[512,256]) -> bf16[1024,512] {
+  %a = bf16[1024,512]{1,0:S(1)} parameter(0)
+  %b = bf16[512,256]{1,0:S(1)} parameter(1)
+  %t = token[] after-all()
+  %s = (bf16[1024,512], u32[], token[]) send(%a, %t), HOW
+  %r = (bf16[1024,512], u32[], token[]) recv(%t), HOW
+  %s.1 = token[] send-done(%s)
+  %c = bf16[1024,256]{1,0:S(1)} convolution(%a, %b), dim_labels=bf_io->bf
+  %r.1 = (bf16[1024,512], token[]) recv-done(%r)
+  ROOT %end = bf16[1024,512] get-tuple-element(%r.1), index=0
+}
+"""
+  how = (
+    'frontend_attributes={_xla_host_transfer_rendezvous="all-reduce.1_0",'
+    '_xla_megascale_transfer_type="ALL_REDUCE"}'
+  )
+  sent = predict(text.replace("HOW", how), Wires(3 * PRODUCT))
+  assert sent.collectives["all-reduce", "slice"].dcn == 3 * PRODUCT
   assert sent.exposed == pytest.approx(2 * PRODUCT)
 
 
