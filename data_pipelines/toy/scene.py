@@ -2,7 +2,8 @@
 
 A sample is a sequence of takes, one per clip, with a cut between two of them.
 One combination in five of skin, hair and shirt is kept out of training, such
-that every two of the three are still seen together.
+that every two of the three are still seen together. Two people in one picture
+are numbered, and so told of, from left to right.
 """
 
 import dataclasses
@@ -128,9 +129,7 @@ def _takes(kind: str, rng: random.Random, frames: int) -> tuple[Take, ...]:
   if kind == "text_only":
     return _silent_takes(rng, frames)
   if kind == "two_shot":
-    sides = ["left", "right"]
-    rng.shuffle(sides)
-    cast = ((0, sides[0]), (1, sides[1]))
+    cast = ((0, "left"), (1, "right"))
     return (Take(0, frames, kind, cast, rng.randrange(2)),)
   if kind in ("dialogue", "dialogue_aba"):
     persons = (0, 1) if kind == "dialogue" else (0, 1, 0)
