@@ -90,10 +90,10 @@ MOCHA_30B_WIDE = _paper("mocha_30b_64416", 32, 2013)
 # 4 frames, 8,100 tokens: a short clip, or the share of one of eight devices.
 MOCHA_30B_SHORT = _paper("mocha_30b_8100", 4, 2025)
 MOCHA_4B = dataclasses.replace(MOCHA_30B, name="mocha_4b", width=3072, heads=24)
-# The quickstart: 12 clips of 48 frames, 64 x 64 pixels / 8 / 2 = 4 x 4 tokens.
+# The quickstart: 6 clips of 48 frames, 64 x 64 pixels / 8 / 2 = 4 x 4 tokens.
 TOY = Shape(
   "toy",
-  batch=12,
+  batch=6,
   frames=12,
   tokens=16,
   width=192,
