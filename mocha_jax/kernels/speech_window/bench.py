@@ -14,7 +14,7 @@ import contextlib
 import importlib.util
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +26,8 @@ from mocha_jax.kernels.speech_window.shapes import Shape
 PROGRAM = "python -m mocha_jax.kernels.speech_window.bench"
 HERE = "here"
 NO_COMPILER = "the TPU compiler is missing (pip install 'mocha_jax[tpu]')"
+# The kernel first: it compiles in seconds.
+COUNTED = (forms.KERNEL, *forms.XLA_FORMS)
 Row = dict[str, Any]
 # Key of a row, heading, format.
 COLUMNS = (
@@ -59,6 +61,11 @@ def main(argv: list[str] | None = None) -> None:
     choices=[*compiler.TARGETS, HERE],
     help="a TPU, by its compiler, or this machine, by the clock; default: all",
   )
+  parser.add_argument(
+    "--form",
+    choices=COUNTED,
+    help="for TPUs, default: all; each in XLA may compile for minutes",
+  )
   parser.add_argument("--json", metavar="FILE", help="where rows are written")
   arguments = parser.parse_args(argv)
   targets = (
@@ -71,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     targets = [HERE]
   print(_line({key: heading for key, heading, _ in COLUMNS}))
   rows = []
-  for row in _rows(arguments.shape, targets):
+  for row in _rows(arguments.shape, targets, arguments.form):
     print(_line(row), flush=True)
     rows.append(row)
     if arguments.json:  # Anew each time: all rows may take hours.
@@ -89,7 +96,9 @@ def _line(row: Row) -> str:
   return "  ".join(cells).rstrip()
 
 
-def _rows(shape: str | None, targets: list[str]) -> Iterator[Row]:
+def _rows(
+  shape: str | None, targets: list[str], form: str | None
+) -> Iterator[Row]:
   with contextlib.ExitStack() as stack:
     cost = None
     for of in shapes.BENCH:
@@ -98,12 +107,14 @@ def _rows(shape: str | None, targets: list[str]) -> Iterator[Row]:
       for target in targets:
         if target != HERE:
           cost = cost or stack.enter_context(compiler.started())
-          yield from _counted(of, target, cost)
+          yield from _counted(of, target, cost, [form] if form else COUNTED)
         elif shape or of is shapes.TOY or jax.default_backend() != "cpu":
           yield from _timed(of)
 
 
-def _counted(of: Shape, target: str, cost: compiler.Costs) -> Iterator[Row]:
+def _counted(
+  of: Shape, target: str, cost: compiler.Costs, named: Sequence[str]
+) -> Iterator[Row]:
   for passes in forms.PASSES:
     chip = compiler.TARGETS[target]
     floor = shapes.floor_seconds(
@@ -112,7 +123,7 @@ def _counted(of: Shape, target: str, cost: compiler.Costs) -> Iterator[Row]:
       flops_per_second=chip.flops,
       bytes_per_second=chip.bandwidth,
     )
-    for form in (*forms.XLA_FORMS, forms.KERNEL):
+    for form in named:
       found = cost(of, target, form, passes)
       row = _row(of, target, form, passes) | dict(floor_ms=1e3 * floor)
       if found is None:

@@ -83,6 +83,14 @@ def test_every_form_is_counted_for_a_tpu(tmp_path, capsys):
   assert all(row["ratio"] >= 1 for row in kernels)
 
 
+def test_one_form_can_be_asked_for(capsys):
+  pytest.importorskip("libtpu", reason="it needs the extra `tpu`, or `dev`")
+  bench.main(["--shape", "toy", "--target", "v6e", "--form", "kernel"])
+  rows = capsys.readouterr().out.splitlines()[1:]
+  assert len(rows) == len(forms.PASSES)
+  assert all(" kernel " in row for row in rows)
+
+
 def test_device_at_hand_is_timed(monkeypatch):
   monkeypatch.setattr(clock, "ROUNDS", 1)
   times = clock.measure(dataclasses.replace(SMALL, batch=1), "both")
