@@ -27,13 +27,16 @@ LACKING = (
   "apache_beam",
   "array_record",
   "av",
+  "einops",
   "grain",
   "librosa",
   "ml_collections",
+  "safetensors",
   "soundfile",
   "soxr",
   "tensorboardX",
   "tensorflow_datasets",
+  "tokenizers",
 )
 # What may be imported besides, where it is used: inside a function.
 WHEN_USED = {
@@ -45,14 +48,21 @@ WHEN_USED = {
 # Whom of us each package may import, besides itself and the leaves, which
 # anyone may. A package that is not listed may import all but `main` and
 # `experiments`.
-LEAVES = {"mocha_jax.sharding", "mocha_jax.batch", "mocha_jax.sections"}
+LEAVES = {
+  "mocha_jax.sharding",
+  "mocha_jax.batch",
+  "mocha_jax.sections",
+  "mocha_jax.network",
+}
 MAY_IMPORT = {
   "mocha_jax.kernels": LEAVES,
   "mocha_jax.models": LEAVES | {"mocha_jax.kernels"},
   "mocha_jax.diffusion": LEAVES,
   "mocha_jax.training": LEAVES | {"mocha_jax.models", "mocha_jax.diffusion"},
-  "mocha_jax.codecs": LEAVES,
-  "mocha_jax.encoders": LEAVES | {"mocha_jax.prompts"},
+  # Where files of weights are loaded: inside a function.
+  "mocha_jax.codecs": LEAVES | {"mocha_jax.weights"},
+  "mocha_jax.encoders": LEAVES | {"mocha_jax.prompts", "mocha_jax.weights"},
+  "mocha_jax.weights": LEAVES,
   "data_pipelines": LEAVES
   | {
     "mocha_jax.codecs",

@@ -1,0 +1,1 @@
+"""Other people's checkpoints and ours: files, and tables of names."""
