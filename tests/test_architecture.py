@@ -61,7 +61,9 @@ MAY_IMPORT = {
   "mocha_jax.training": LEAVES | {"mocha_jax.models", "mocha_jax.diffusion"},
   # Where files of weights are loaded: inside a function.
   "mocha_jax.codecs": LEAVES | {"mocha_jax.weights"},
-  "mocha_jax.encoders": LEAVES | {"mocha_jax.prompts", "mocha_jax.weights"},
+  # A frozen encoder is made of the same layers as a backbone.
+  "mocha_jax.encoders": LEAVES
+  | {"mocha_jax.prompts", "mocha_jax.weights", "mocha_jax.models.layers"},
   "mocha_jax.weights": LEAVES,
   "data_pipelines": LEAVES
   | {

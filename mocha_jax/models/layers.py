@@ -66,14 +66,15 @@ class HeadNorm(nnx.Module):
 class LayerNorm(nnx.Module):
   """(x - mean) / std * scale + bias, over the last axis."""
 
-  def __init__(self, width: int):
+  def __init__(self, width: int, epsilon: float = EPSILON):
+    self.epsilon = epsilon
     self.scale = nnx.Param(jnp.ones(width), letters="D")
     self.bias = nnx.Param(jnp.zeros(width), letters="D")
 
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
     y = x.astype(jnp.float32)
     y -= jnp.mean(y, axis=-1, keepdims=True)
-    y *= jax.lax.rsqrt(jnp.mean(y**2, axis=-1, keepdims=True) + EPSILON)
+    y *= jax.lax.rsqrt(jnp.mean(y**2, axis=-1, keepdims=True) + self.epsilon)
     return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 

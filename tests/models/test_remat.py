@@ -12,7 +12,7 @@ from jax.interpreters import partial_eval
 
 from mocha_jax.models import remat
 from mocha_jax.models.movie_gen import MovieGen
-from mocha_jax.training.state import Network
+from mocha_jax.network import Network
 from tests import numerics
 from tests.models.test_movie_gen import inputs
 from tests.small_model import CONFIG
