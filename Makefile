@@ -1,9 +1,10 @@
 # make quickstart   make data, train, sample, score: some minutes on two cores
 # make test         format, lint, types, tests: what continuous integration runs
+# make parity       hold modules and files to PyTorch's, which it installs
 # make compile-all  compile every pod experiment for its pod: half an hour or so
 # make clean        delete the virtual environment and what tools left behind
 #
-# Both set up .venv first, anew only when setup.cfg or pyproject.toml changed.
+# All set up .venv first, anew only when setup.cfg or pyproject.toml changed.
 
 # The first Python that is new enough; `make PYTHON=... test` takes another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -19,7 +20,7 @@ QUICKSTART := --config quickstart
 JAX_PLATFORMS ?= cpu
 export JAX_PLATFORMS
 
-.PHONY: quickstart test compile-all clean
+.PHONY: quickstart test parity compile-all clean
 .DELETE_ON_ERROR:
 
 # Each of the four goes on from where it was stopped.
@@ -33,7 +34,10 @@ test: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --ignore=tests/parity
+
+parity: .venv/installed-torch
+	$(BIN)/pytest -n 2 tests/parity
 
 compile-all: .venv/installed-dev
 	$(MOCHA) compile --all
@@ -55,6 +59,12 @@ compile-all: .venv/installed-dev
 	@echo "Installing into .venv; this takes a few minutes the first time."
 	$(PIP) install -e '.[dev]'
 	@touch .venv/installed $@
+
+# PyTorch alone at first: so pip takes a build for CPUs where one is offered.
+.venv/installed-torch: .venv/installed-dev
+	$(PIP) install $$(sed -n 's/^ *\(torch==.*\)/\1/p' setup.cfg)
+	$(PIP) install -e '.[dev,torch]'
+	@touch $@
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache

@@ -7,6 +7,11 @@ import numpy as np
 # Roundings that one element may gather besides those of its reduction.
 ROUNDINGS = 8
 
+# How far we may be from PyTorch: in float32, of the largest element wanted; in
+# bfloat16, times as far from float32 as PyTorch itself.
+PARITY = 1e-5
+BFLOAT16_PARITY = 1.5
+
 
 def assert_close(got, want, dtype, reduced: int = 1) -> None:
   """Hold two pytrees equal up to the rounding of `dtype`.

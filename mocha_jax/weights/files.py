@@ -176,7 +176,13 @@ def _open_safetensors(path: pathlib.Path) -> dict[str, Stored]:
 def _open_torch(path: pathlib.Path) -> dict[str, Stored]:
   import torch
 
-  held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+  try:
+    held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+  except Exception as error:  # Of many kinds, all about this file.
+    reason = str(error).partition("\n")[0]
+    raise ValueError(
+      f"{path} cannot be mapped into memory as nothing but tensors: {reason}"
+    ) from error
   found: dict[str, Stored] = {}
   for name, tensor in held.items() if isinstance(held, Mapping) else ():
     if not isinstance(tensor, torch.Tensor):
