@@ -77,6 +77,7 @@ def get_config() -> ConfigDict:
   # The network. What the codec and the speech encoder decide, follows them.
   config.model = ConfigDict(
     dict(
+      name="movie_gen",
       layers=5,
       width=192,
       ffn=512,

@@ -14,10 +14,10 @@ from ml_collections import ConfigDict
 
 from mocha_jax import sharding
 from mocha_jax.diffusion.flow import FlowConfig
-from mocha_jax.models.movie_gen import ModelConfig, MovieGen
+from mocha_jax.models import BackboneConfig, make_config, make_model
+from mocha_jax.network import Network
 from mocha_jax.sections import section
 from mocha_jax.training import optim
-from mocha_jax.training.state import Network
 from mocha_jax.training.step import StepConfig, TrainStep, make_train_step
 
 
@@ -25,7 +25,7 @@ from mocha_jax.training.step import StepConfig, TrainStep, make_train_step
 class Parts:
   """The parts."""
 
-  model: ModelConfig
+  model: BackboneConfig
   network: Network
   optimizer: optax.GradientTransformation
   mesh: Mesh
@@ -39,8 +39,8 @@ def assemble(config: ConfigDict, devices: Sequence[Any] | None = None) -> Parts:
     ValueError: the config is wrong, or does not fit the devices.
   """
   given = config.to_dict()
-  model = section(ModelConfig, given["model"], "model")
-  network = Network(lambda rngs: MovieGen(model, rngs=rngs))
+  model = make_config(given["model"])
+  network = Network(lambda rngs: make_model(model, rngs=rngs))
   optim_config = section(optim.OptimConfig, given["optim"], "optim")
   _check_schedule(optim_config, given["train"]["total_steps"])
   optimizer = optim.make_optimizer(optim_config, network.letters)

@@ -15,7 +15,7 @@ from mocha_jax.batch import Condition
 from mocha_jax.diffusion import guidance, sample
 from mocha_jax.encoders import make_speech_encoder, make_text_encoders
 from mocha_jax.media import ClipFormat
-from mocha_jax.models.movie_gen import ModelConfig
+from mocha_jax.models import make_config
 from mocha_jax.sections import section
 from mocha_jax.training.checkpoint import Checkpointer
 
@@ -29,7 +29,7 @@ class Generator:
     self.codec = opened.codec()
     self.clip = section(ClipFormat, given["clip"], "clip")
     self.settings = section(sample.SampleConfig, given["sample"], "sample")
-    self._model = section(ModelConfig, given["model"], "model")
+    self._model = make_config(given["model"])
     self._speech_encoder = make_speech_encoder(given["speech_encoder"])
     self._text_encoders = make_text_encoders(given["text_encoder"])
     self._network = run.make_network(self.config)

@@ -20,9 +20,8 @@ from mocha_jax import config as experiments
 from mocha_jax.codecs import Codec
 from mocha_jax.codecs import load as load_codec
 from mocha_jax.launch import processes
-from mocha_jax.models.movie_gen import ModelConfig, MovieGen
-from mocha_jax.sections import section
-from mocha_jax.training.state import Network
+from mocha_jax.models import make_config, make_model
+from mocha_jax.network import Network
 
 _SEEN_WITHIN = 60.0  # Seconds.
 
@@ -145,13 +144,20 @@ def open_run(folder: pathlib.Path) -> Run:
     config = experiments.from_json(path.read_text())
   except ValueError as error:
     raise ValueError(f"{path} is damaged: {error}") from error
-  return Run(folder, config)
+  return Run(folder, _completed(config))
+
+
+def _completed(config: ConfigDict) -> ConfigDict:
+  """Add keys that runs from before there was a choice lack, as it was then."""
+  given = config.to_dict()
+  given["model"].setdefault("name", "movie_gen")
+  return ConfigDict(given).lock()
 
 
 def make_network(config: ConfigDict) -> Network:
   """Turn section `model` into a network."""
-  model = section(ModelConfig, config.to_dict()["model"], "model")
-  return Network(lambda rngs: MovieGen(model, rngs=rngs))
+  model = make_config(config.to_dict()["model"])
+  return Network(lambda rngs: make_model(model, rngs=rngs))
 
 
 def count_parameters(network: Network) -> int:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from mocha_jax.compilation.topology import Pod
 from mocha_jax.models import flops, remat
-from mocha_jax.models.movie_gen import ModelConfig
+from mocha_jax.models.backbone import BackboneConfig
 
 POLICIES = (
   "full",
@@ -62,7 +62,7 @@ class Candidate:
 class Sizes:
   """What the rough sum needs to know; forward: FLOPs per clip, by part."""
 
-  model: ModelConfig
+  model: BackboneConfig
   parameters: int
   forward: dict[str, float]
   tokens: int
@@ -153,7 +153,7 @@ def _names(policy: str) -> tuple[str, ...]:
   return remat.NAMED.get(policy) or tuple(policy.split("+"))
 
 
-def _kept(model: ModelConfig, name: str) -> float:
+def _kept(model: BackboneConfig, name: str) -> float:
   """Return how many numbers a policy's name keeps per token and layer."""
   wide = {remat.QKV: 3, remat.TEXT: 3}
   if name in (remat.GATE, remat.UP):

@@ -9,7 +9,7 @@ video frames,
   self_attention_scores   4 T T A        scores and their mix of values
   text_attention          4 T D A + 4 L D A + 4 T L A
   speech_attention        4 S D A + 4 f R D A + 4 T R N D
-  mlp                     6 T D F        gate, up, down
+  mlp                     2 M T D F      M matrices: gate, up, down, or up, down
 
 Speech attention is collapsed: keys and values are projected once per speech
 token and folded once per window, and each video token meets R N vectors of D.
@@ -17,17 +17,17 @@ Slots add 4 R D A per step. Global speech attention is 4 T D A + 4 S D A +
 4 T S A. Once per clip:
 
   patches                 4 T C D        C = patch^2 c values, in and out
-  modulation              2 (256 D + D D + 6 D D + 2 D D), and 2 D c to skip
-  text_projection         2 L E D per frozen encoder; for trained text, per
-                          layer, 8 L D A' + 4 L L A' + 12 L D D
+  modulation              2 M            M numbers in its matrices
+  text_projection         2 L M          M numbers in a frozen encoder's; for
+                          trained text, per layer, 8 L D A' + 4 L L A' +
+                          12 L D D
   speech_projection       2 S (E P + P D), E of all glued vectors
 """
 
 from collections.abc import Mapping
 
 from mocha_jax.batch import Batch
-from mocha_jax.models.embed import TIME_FEATURES
-from mocha_jax.models.movie_gen import ModelConfig
+from mocha_jax.models.backbone import BackboneConfig
 
 # The backward pass makes two products of each: one per factor. For what has no
 # gradient of its own (latents, features; under 0.1 % in the big models) it is
@@ -36,7 +36,7 @@ TRAINING = 3
 
 
 def flops(
-  config: ModelConfig,
+  config: BackboneConfig,
   clips: int,
   frames: int,
   rows: int,
@@ -60,7 +60,7 @@ def flops(
 
 
 def batch_flops(
-  config: ModelConfig, batch: Batch, clips: int | None = None
+  config: BackboneConfig, batch: Batch, clips: int | None = None
 ) -> dict[str, float]:
   """Return the FLOPs of a forward pass over a batch, of arrays or shapes.
 
@@ -78,12 +78,12 @@ def batch_flops(
   )
 
 
-def _across(config: ModelConfig) -> int:
+def _across(config: BackboneConfig) -> int:
   return config.heads * config.head
 
 
 def _layer(
-  config: ModelConfig, frames: int, tokens_per_frame: int, text: int
+  config: BackboneConfig, frames: int, tokens_per_frame: int, text: int
 ) -> dict[str, int]:
   """Return the FLOPs of one layer for one clip."""
   width, across = config.width, _across(config)
@@ -95,11 +95,11 @@ def _layer(
     * (video * width + text * width + video * text)
     * across,
     "speech_attention": _speech(config, frames, video),
-    "mlp": 6 * video * width * config.ffn,
+    "mlp": 2 * config.mlp_matrices * video * width * config.ffn,
   }
 
 
-def _speech(config: ModelConfig, frames: int, video: int) -> int:
+def _speech(config: BackboneConfig, frames: int, video: int) -> int:
   """Return the FLOPs of a layer's speech attention for one clip."""
   width, across = config.width, _across(config)
   speech = _video_frames(config, frames)
@@ -110,12 +110,12 @@ def _speech(config: ModelConfig, frames: int, video: int) -> int:
   return 4 * (fold + video * window * config.heads * width)
 
 
-def _video_frames(config: ModelConfig, frames: int) -> int:
+def _video_frames(config: BackboneConfig, frames: int) -> int:
   return config.ratio * (frames - config.causal) + config.causal
 
 
 def _inputs(
-  config: ModelConfig,
+  config: BackboneConfig,
   frames: int,
   tokens_per_frame: int,
   text: Mapping[str, int],
@@ -124,11 +124,9 @@ def _inputs(
   width, speech = config.width, config.speech
   values = config.patch**2 * config.channels
   glued = (2 * speech.context + 1) * speech.features
-  skip = config.channels * width if config.noise_skip else 0
-  modulation = TIME_FEATURES * width + (1 + 6 + 2) * width**2 + skip
   return {
     "patches": 4 * frames * tokens_per_frame * values * width,
-    "modulation": 2 * modulation,
+    "modulation": 2 * config.modulation_weights,
     "text_projection": sum(
       _text(config, name, tokens) for name, tokens in text.items()
     ),
@@ -139,11 +137,11 @@ def _inputs(
   }
 
 
-def _text(config: ModelConfig, name: str, tokens: int) -> int:
+def _text(config: BackboneConfig, name: str, tokens: int) -> int:
   """Return the FLOPs that bring one encoder's tokens to the model's width."""
   width = config.width
   if name in config.frozen_text:
-    return 2 * tokens * config.frozen_text[name] * width
+    return 2 * tokens * config.frozen_text_weights(name)
   assert config.small_text is not None
   across = config.heads * (width // config.heads)
   attention = 8 * tokens * width * across + 4 * tokens**2 * across

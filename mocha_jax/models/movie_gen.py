@@ -19,7 +19,6 @@ compiled programs can be read by part.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Literal
 
 import jax
@@ -30,14 +29,20 @@ from jaxtyping import Array, Bool, Float
 
 from mocha_jax import sharding
 from mocha_jax.batch import Condition
-from mocha_jax.kernels.speech_window.geometry import Geometry
 from mocha_jax.models import remat
-from mocha_jax.models.attention import Attention, Implementation
+from mocha_jax.models.attention import Attention
+from mocha_jax.models.backbone import (
+  BackboneConfig,
+  check_clip,
+  run_layers,
+  to_grid,
+  to_tokens,
+)
 from mocha_jax.models.embed import (
+  TIME_FEATURES,
   Positions,
   TextEmbedding,
   TimeEmbedding,
-  TrainedTextConfig,
 )
 from mocha_jax.models.layers import (
   Linear,
@@ -49,82 +54,44 @@ from mocha_jax.models.layers import (
 )
 from mocha_jax.models.speech import (
   GlobalSpeechAttention,
-  SpeechConfig,
   SpeechProjector,
   SpeechWindowAttention,
 )
 from mocha_jax.sections import positive
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-  """Sizes of the network.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig(BackboneConfig):
+  """What `BackboneConfig` has, and
 
-  layers, width (D), ffn (F), heads (N), head (H): of the transformer.
-  channels: of a latent; patch: height and width in latents of a token.
-  ratio, causal: the codec's video frames per latent frame, and its grid.
-  max_frames, max_rows, max_columns: tokens that have positions.
-  speech, frozen_text (feature width by encoder), small_text: conditions.
+  max_rows, max_columns: of tokens that have positions, as max_frames.
   noise_skip: see the module.
-  dtype: of the computation; parameters are float32.
-  attention: its implementation, "auto" to choose by platform (`attention`).
-  remat: what a layer keeps for the backward pass (`remat`).
   """
 
-  layers: int
-  width: int
-  ffn: int
-  heads: int
-  head: int
-  channels: int
-  patch: int
-  ratio: int
-  causal: bool
-  max_frames: int
   max_rows: int
   max_columns: int
-  speech: SpeechConfig
-  frozen_text: Mapping[str, int]
-  small_text: TrainedTextConfig | None
   noise_skip: bool
-  dtype: Literal["float32", "bfloat16"]
-  attention: Literal["auto", "xla", "splash", "cudnn"]
-  remat: str
+  # Runs from before there was a choice lack it.
+  name: Literal["movie_gen"] = "movie_gen"
 
   def __post_init__(self):
-    positive(self, "layers", "width", "ffn", "heads", "head", "channels")
-    positive(self, "patch", "max_frames", "max_rows", "max_columns")
-    values = self.patch**2 * self.channels
-    if values >= self.width:
-      raise ValueError(
-        f"a token holds patch^2 x channels = {values} values, which must be "
-        f"fewer than width={self.width}: the prediction carries the noise too"
-      )
-    if self.head % 2:
-      raise ValueError(f"head={self.head}: must be even, RoPE turns pairs")
-    if not self.frozen_text and self.small_text is None:
-      raise ValueError("one of frozen_text and small_text must be given")
-    remat.check(self.remat)
+    super().__post_init__()
+    positive(self, "max_rows", "max_columns")
 
   @property
-  def geometry(self) -> Geometry:
-    """Which speech each latent frame attends to."""
-    return Geometry(
-      ratio=self.ratio,
-      causal=self.causal,
-      edge=self.speech.edge,
-      order=self.speech.order,
-    )
+  def mlp_matrices(self) -> int:
+    """Gate, up and down."""
+    return 3
 
   @property
-  def attention_implementation(self) -> Implementation | None:
-    """The implementation of attention, None to choose by platform."""
-    return None if self.attention == "auto" else self.attention
+  def modulation_weights(self) -> int:
+    """Numbers in the matrices that a clip's time goes through."""
+    skip = self.channels * self.width if self.noise_skip else 0
+    return TIME_FEATURES * self.width + (1 + 6 + 2) * self.width**2 + skip
 
-  @property
-  def max_video_frames(self) -> int:
-    """Video frames of the longest clip that the position tables allow."""
-    return self.ratio * (self.max_frames - self.causal) + self.causal
+  def frozen_text_weights(self, name: str) -> int:
+    """Return the numbers in the matrix that brings features to D."""
+    return self.frozen_text[name] * self.width
 
 
 class Block(nnx.Module):
@@ -165,11 +132,13 @@ class Block(nnx.Module):
   def __call__(
     self,
     x: Float[Array, "B T D"],
+    position: Float[Array, "T D"],
     shared: Float[Array, "B 2 3 D"],
     text: tuple[Float[Array, "B L D"], Bool[Array, "B L"]],
     speech: Float[Array, "B S D"],
     frames: int,
   ) -> Float[Array, "B T D"]:
+    x = x + position
     attention, mlp = self.modulation(shared)
     with jax.named_scope("self_attention"):
       y = self.self_attention(
@@ -235,10 +204,10 @@ class MovieGen(nnx.Module):
       ValueError: the grid is larger than the model's positions, or the speech
         is not of the video's length.
     """
-    frames = self._check(x_t, condition)
+    frames = check_clip(self.config, x_t, condition)
     dtype = jnp.dtype(self.config.dtype)
     with jax.named_scope("patches"):
-      x = self.patches(self._to_tokens(x_t).astype(dtype))
+      x = self.patches(to_tokens(x_t, self.config.patch).astype(dtype))
       x = sharding.constrain(x, "B T D")
     rows, columns = (n // self.config.patch for n in x_t.shape[2:4])
     position = sharding.constrain(
@@ -254,51 +223,14 @@ class MovieGen(nnx.Module):
     with jax.named_scope("speech_projection"):
       speech = self.speech(condition.speech.astype(dtype))
       speech = sharding.constrain(speech, "B S D")
-    x = self._run_blocks(x, position, shared, (text, mask), speech)
+    given = (position, shared, (text, mask), speech, frames)
+    x = run_layers(self.blocks, self.config.remat, x, *given)
     with jax.named_scope("modulation"):
       shift, scale = jnp.split(self.out_modulation(time)[:, None], 2, axis=-1)
     with jax.named_scope("patches"):
       x = modulate(self.out_norm(x), shift, scale)
-      out = self._to_grid(self.out(x.astype(jnp.float32)), x_t.shape)
+      out = self.out(x.astype(jnp.float32))
+      out = to_grid(out, x_t.shape, self.config.patch)
     if self.skip is None:
       return out
     return out + self.skip(time)[:, None, None, None] * x_t
-
-  def _check(self, x_t, condition: Condition) -> int:
-    frames, height, width = x_t.shape[1:4]
-    if height % self.config.patch or width % self.config.patch:
-      raise ValueError(
-        f"{height} x {width} latents: must be multiples of "
-        f"patch={self.config.patch}"
-      )
-    expected = self.config.geometry.frames(condition.speech.shape[1])
-    if frames != expected:
-      raise ValueError(
-        f"{frames} latent frames, but speech of {condition.speech.shape[1]} "
-        f"video frames goes with {expected}"
-      )
-    return frames
-
-  def _run_blocks(self, x, position, shared, text, speech):
-    """Scan over the stacked layers, rematerialising as configured."""
-    graph, layers = nnx.split(self.blocks)
-    frames = self.config.geometry.frames(speech.shape[1])
-
-    def layer(x, state):
-      block = nnx.merge(graph, state)
-      return block(x + position, shared, text, speech, frames), None
-
-    layer = remat.rematerialised(layer, self.config.remat)
-    return jax.lax.scan(layer, x, layers)[0]
-
-  def _to_tokens(self, x):
-    b, f, h, w, c = x.shape
-    p = self.config.patch
-    x = x.reshape(b, f, h // p, p, w // p, p, c).transpose(0, 1, 2, 4, 3, 5, 6)
-    return x.reshape(b, f * (h // p) * (w // p), p * p * c)
-
-  def _to_grid(self, x, shape):
-    b, f, h, w, c = shape
-    p = self.config.patch
-    x = x.reshape(b, f, h // p, w // p, p, p, c).transpose(0, 1, 2, 4, 3, 5, 6)
-    return x.reshape(shape)

@@ -1,0 +1,160 @@
+"""What all backbones share: their sizes, tokens of a grid, a loop over layers.
+
+A backbone is a file beside `movie_gen`, with a config that adds to
+`BackboneConfig` and a module that is called as `model(x_t, t, condition)`.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from mocha_jax.batch import Condition
+from mocha_jax.kernels.speech_window.geometry import Geometry
+from mocha_jax.models import remat
+from mocha_jax.models.attention import Implementation
+from mocha_jax.models.embed import TrainedTextConfig
+from mocha_jax.models.speech import SpeechConfig
+from mocha_jax.sections import positive
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackboneConfig(abc.ABC):
+  """Sizes of the network.
+
+  layers, width (D), ffn (F), heads (N), head (H): of the transformer.
+  channels: of a latent; patch: height and width in latents of a token.
+  ratio, causal: the codec's video frames per latent frame, and its grid.
+  max_frames: of latents in a clip, at most.
+  speech, frozen_text (feature width by encoder), small_text: conditions.
+  dtype: of the computation; parameters are float32.
+  attention: its implementation, "auto" to choose by platform (`attention`).
+  remat: what a layer keeps for the backward pass (`remat`).
+  """
+
+  layers: int
+  width: int
+  ffn: int
+  heads: int
+  head: int
+  channels: int
+  patch: int
+  ratio: int
+  causal: bool
+  max_frames: int
+  speech: SpeechConfig
+  frozen_text: Mapping[str, int]
+  small_text: TrainedTextConfig | None
+  dtype: Literal["float32", "bfloat16"]
+  attention: Literal["auto", "xla", "splash", "cudnn"]
+  remat: str
+
+  def __post_init__(self):
+    positive(self, "layers", "width", "ffn", "heads", "head", "channels")
+    positive(self, "patch", "max_frames")
+    values = self.patch**2 * self.channels
+    if values >= self.width:
+      raise ValueError(
+        f"a token holds patch^2 x channels = {values} values, which must be "
+        f"fewer than width={self.width}: the prediction carries the noise too"
+      )
+    if self.head % 2:
+      raise ValueError(f"head={self.head}: must be even, RoPE turns pairs")
+    if not self.frozen_text and self.small_text is None:
+      raise ValueError("one of frozen_text and small_text must be given")
+    remat.check(self.remat)
+
+  @property
+  def geometry(self) -> Geometry:
+    """Which speech each latent frame attends to."""
+    return Geometry(
+      ratio=self.ratio,
+      causal=self.causal,
+      edge=self.speech.edge,
+      order=self.speech.order,
+    )
+
+  @property
+  def attention_implementation(self) -> Implementation | None:
+    """The implementation of attention, None to choose by platform."""
+    return None if self.attention == "auto" else self.attention
+
+  @property
+  def max_video_frames(self) -> int:
+    """Video frames of the longest clip that the model allows."""
+    return self.ratio * (self.max_frames - self.causal) + self.causal
+
+  @property
+  @abc.abstractmethod
+  def mlp_matrices(self) -> int:
+    """Matrices of D x F in the feed-forward part of a layer."""
+
+  @property
+  @abc.abstractmethod
+  def modulation_weights(self) -> int:
+    """Numbers in the matrices that a clip's time goes through."""
+
+  @abc.abstractmethod
+  def frozen_text_weights(self, name: str) -> int:
+    """Return the numbers in the matrices that bring features to D."""
+
+
+def check_clip(
+  config: BackboneConfig, x_t: Float[Array, "B f h w c"], condition: Condition
+) -> int:
+  """Return the latent frames of clips, if the model takes them.
+
+  Raises:
+    ValueError: they do not divide into patches, are too long, or the speech is
+      not of their length.
+  """
+  frames, height, width = x_t.shape[1:4]
+  if height % config.patch or width % config.patch:
+    raise ValueError(
+      f"{height} x {width} latents: must be multiples of patch={config.patch}"
+    )
+  expected = config.geometry.frames(condition.speech.shape[1])
+  if frames != expected:
+    raise ValueError(
+      f"{frames} latent frames, but speech of {condition.speech.shape[1]} "
+      f"video frames goes with {expected}"
+    )
+  return frames
+
+
+def to_tokens(
+  x: Float[Array, "B f h w c"], patch: int
+) -> Float[Array, "B T C"]:
+  """Make a token of every patch, its values in the order of p p c."""
+  b, f, h, w, c = x.shape
+  x = x.reshape(b, f, h // patch, patch, w // patch, patch, c)
+  x = x.transpose(0, 1, 2, 4, 3, 5, 6)
+  return x.reshape(b, f * (h // patch) * (w // patch), patch * patch * c)
+
+
+def to_grid(
+  x: Float[Array, "B T C"], shape: tuple[int, ...], patch: int
+) -> Float[Array, "B f h w c"]:
+  """Undo `to_tokens`."""
+  b, f, h, w, c = shape
+  x = x.reshape(b, f, h // patch, w // patch, patch, patch, c)
+  return x.transpose(0, 1, 2, 4, 3, 5, 6).reshape(shape)
+
+
+def run_layers(
+  blocks: nnx.Module, policy: str, x: Float[Array, "B T D"], *given
+) -> Float[Array, "B T D"]:
+  """Return what stacked blocks make of x, each called as block(x, *given).
+
+  policy: what of a layer is kept for the backward pass (`remat`).
+  """
+  graph, layers = nnx.split(blocks)
+
+  def layer(x, state):
+    return nnx.merge(graph, state)(x, *given), None
+
+  return jax.lax.scan(remat.rematerialised(layer, policy), x, layers)[0]
