@@ -7,12 +7,14 @@ as the config says; each gives the energies, in mel bands, of a Hann window of
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float32
 
-_RATE = 16_000
+from mocha_jax.encoders import sound
+
 _WINDOW = 400  # 25 ms.
 _FFT = 512
 # Digital silence is taken for noise at -80 dB of full scale.
@@ -50,6 +52,25 @@ class LogMel:
     """Numbers per video frame."""
     return self.config.mels * self.config.hops_per_frame
 
+  @property
+  def filters(self) -> Float32[np.ndarray, "bins mels"]:
+    """What each mel band takes of each frequency."""
+    return _filters(self.config.mels)
+
+  @property
+  def constants(self) -> dict[str, int | float]:
+    """All else that is computed with, for encoders outside."""
+    return dict(
+      mels=self.config.mels,
+      hops_per_frame=self.config.hops_per_frame,
+      sample_rate=sound.RATE,
+      window=_WINDOW,
+      fft=_FFT,
+      floor=_FLOOR,
+      mean=_MEAN,
+      deviation=_DEVIATION,
+    )
+
   def __call__(
     self,
     samples: Float[np.ndarray, "A"],
@@ -63,45 +84,49 @@ class LogMel:
     Shorter sound is padded with silence, longer is cut. Each row is
     [hops_per_frame, mels], flattened. ValueError if the waveform is not mono.
     """
-    if samples.ndim != 1:
-      raise ValueError(f"speech of shape {samples.shape} must be mono, [A]")
-    samples = _resample(samples.astype(np.float32), sample_rate)
+    samples = sound.at_rate(samples, sample_rate)
     count = frames * self.config.hops_per_frame
     seconds = (np.arange(count) + 0.5) / (fps * self.config.hops_per_frame)
-    starts = np.rint(seconds * _RATE).astype(np.int64)  # Of padded samples.
+    # Of padded samples.
+    starts = np.rint(seconds * sound.RATE).astype(np.int64)
     needed = int(starts[-1]) + _WINDOW if count else 0
     padded = np.zeros(needed + _WINDOW // 2, np.float32)
     heard = samples[: len(padded) - _WINDOW // 2]
     padded[_WINDOW // 2 :][: len(heard)] = heard
     windows = padded[starts[:, None] + np.arange(_WINDOW)]
-    energies = _energies(windows, self.config.mels)
+    energies = _energies(windows, self.filters)
     normal = (np.log(energies + _FLOOR) - _MEAN) / _DEVIATION
     return normal.astype(np.float32).reshape(frames, self.width)
 
-
-def _resample(
-  samples: Float32[np.ndarray, "A"], rate: int
-) -> Float32[np.ndarray, "a"]:
-  if rate == _RATE or not len(samples):
-    return samples
-  import soxr
-
-  return soxr.resample(samples, rate, _RATE).astype(np.float32)
+  def many(
+    self,
+    waveforms: Sequence[Float[np.ndarray, "A"]],
+    *,
+    sample_rate: int,
+    fps: float,
+    frames: int,
+  ) -> Float32[np.ndarray, "B frames E"]:
+    """Encode several sounds."""
+    encode = functools.partial(
+      self, sample_rate=sample_rate, fps=fps, frames=frames
+    )
+    return np.stack([*map(encode, waveforms)])
 
 
 def _energies(
-  windows: Float32[np.ndarray, "n x"], mels: int
+  windows: Float32[np.ndarray, "n x"],
+  filters: Float32[np.ndarray, "bins mels"],
 ) -> Float[np.ndarray, "n mels"]:
   """Return the energy in each band; a full-scale sine has about 1."""
   window = np.hanning(_WINDOW + 1)[:-1].astype(np.float32)
   spectrum = np.fft.rfft(windows * window, _FFT)
   power = np.square(np.abs(spectrum)) * (4 / np.square(window.sum()))
-  return power.astype(np.float32) @ _filters(mels)
+  return power.astype(np.float32) @ filters
 
 
 @functools.lru_cache
 def _filters(mels: int) -> Float32[np.ndarray, "bins mels"]:
   import librosa
 
-  bank = librosa.filters.mel(sr=_RATE, n_fft=_FFT, n_mels=mels, norm=None)
+  bank = librosa.filters.mel(sr=sound.RATE, n_fft=_FFT, n_mels=mels, norm=None)
   return np.ascontiguousarray(bank.T, np.float32)

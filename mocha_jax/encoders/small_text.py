@@ -7,6 +7,7 @@ are made here; their embeddings are parameters of the model.
 import dataclasses
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -50,7 +51,7 @@ class SmallText:
     """Tokens that every prompt is padded to, L."""
     return self.config.length
 
-  def __call__(
+  def tokens(
     self, prompt: str
   ) -> tuple[Int32[np.ndarray, "L"], Bool[np.ndarray, "L"]]:
     """Return ids and a mask that is True on tokens.
@@ -58,7 +59,7 @@ class SmallText:
     The begin token is always there, so that no mask is empty. Raises
     ValueError if the prompt has more tokens than `length`.
     """
-    tokens = [BEGIN, *self._tokens(prompt)]
+    tokens = [BEGIN, *self._units(prompt)]
     if len(tokens) > self.length:
       raise ValueError(
         f"a prompt has {len(tokens)} tokens, begin included, and the limit is"
@@ -68,7 +69,16 @@ class SmallText:
     ids[: len(tokens)] = tokens
     return ids, np.arange(self.length) < len(tokens)
 
-  def _tokens(self, prompt: str) -> list[int]:
+  __call__ = tokens  # More is not made of a prompt here.
+
+  def many(
+    self, prompts: Sequence[str]
+  ) -> tuple[Int32[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]:
+    """Return ids and masks of several prompts."""
+    ids, masks = zip(*map(self.tokens, prompts), strict=True)
+    return np.stack(ids), np.stack(masks)
+
+  def _units(self, prompt: str) -> list[int]:
     if self.config.unit == "bytes":
       return [_SPECIAL + byte for byte in prompt.encode()]
     buckets = self.config.vocabulary - _SPECIAL
