@@ -7,12 +7,14 @@ from flax import nnx
 
 from mocha_jax.models.backbone import BackboneConfig
 from mocha_jax.models.movie_gen import ModelConfig, MovieGen
+from mocha_jax.models.wan import Wan, WanConfig
 from mocha_jax.sections import nearest, section
 
 __all__ = ["BackboneConfig", "make_config", "make_model"]
 
 _BACKBONES: Mapping[str, tuple[type[BackboneConfig], Any]] = {
-  "movie_gen": (ModelConfig, MovieGen)
+  "movie_gen": (ModelConfig, MovieGen),
+  "wan": (WanConfig, Wan),
 }
 
 

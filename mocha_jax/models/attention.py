@@ -26,6 +26,7 @@ from jaxtyping import Array, Bool, Float
 from mocha_jax import sharding
 from mocha_jax.kernels.platform import is_interpreted
 from mocha_jax.models.layers import HeadNorm, weight
+from mocha_jax.models.lora import Adapters, LoraConfig
 
 Implementation = Literal["xla", "splash", "cudnn"]
 
@@ -193,12 +194,21 @@ def from_heads(
   return jnp.einsum("BTNH,NHD->BTD", x, kernel.astype(x.dtype))
 
 
+PROJECTIONS = {
+  "query": "D N H",
+  "key": "D N H",
+  "value": "D N H",
+  "out": "N H D",
+}
+
+
 class Attention(nnx.Module):
   """Multi-head attention of x to context (to itself without one).
 
   tokens: the letters of x's and of the context's tokens.
   names: under which the projections, the attention and the output may be saved
     for the backward pass.
+  lora: of its projections.
   """
 
   def __init__(
@@ -208,16 +218,17 @@ class Attention(nnx.Module):
     tokens: tuple[str, str],
     names: Sequence[str],
     implementation: Implementation | None,
+    lora: LoraConfig,
     rngs: nnx.Rngs,
   ):
     self.tokens, self.names = tokens, names
     self.implementation: Implementation | None = implementation
-    self.query = weight(rngs, "D N H", sizes)
-    self.key = weight(rngs, "D N H", sizes)
-    self.value = weight(rngs, "D N H", sizes)
-    self.out = weight(rngs, "N H D", sizes)
+    self.query, self.key, self.value, self.out = (
+      weight(rngs, letters, sizes) for letters in PROJECTIONS.values()
+    )
     self.query_norm = HeadNorm(sizes["H"])
     self.key_norm = HeadNorm(sizes["H"])
+    self.lora = Adapters(lora, sizes, PROJECTIONS, rngs=rngs)
 
   def __call__(
     self,
@@ -229,17 +240,19 @@ class Attention(nnx.Module):
     projections, attention, output = self.names
     rows, columns = (f"B {letter} N H" for letter in self.tokens)
 
-    def project(tokens, kernel, letters):
-      y = sharding.constrain(to_heads(tokens, kernel[...]), letters)
+    def project(name, tokens, letters):
+      y = to_heads(tokens, getattr(self, name)[...])
+      y = sharding.constrain(self.lora.add(name, tokens, y), letters)
       return checkpoint_name(y, projections)
 
     out = attend(
-      self.query_norm(project(x, self.query, rows)),
-      self.key_norm(project(context, self.key, columns)),
-      project(context, self.value, columns),
+      self.query_norm(project("query", x, rows)),
+      self.key_norm(project("key", context, columns)),
+      project("value", context, columns),
       mask,
       implementation=self.implementation,
       tokens=self.tokens,
       name=attention,
     )
-    return checkpoint_name(from_heads(out, self.out[...]), output)
+    y = self.lora.add("out", out, from_heads(out, self.out[...]))
+    return checkpoint_name(y, output)

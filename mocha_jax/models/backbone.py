@@ -15,11 +15,18 @@ from jaxtyping import Array, Float
 
 from mocha_jax.batch import Condition
 from mocha_jax.kernels.speech_window.geometry import Geometry
-from mocha_jax.models import remat
-from mocha_jax.models.attention import Implementation
+from mocha_jax.models import lora, remat
+from mocha_jax.models.attention import PROJECTIONS, Implementation
 from mocha_jax.models.embed import TrainedTextConfig
+from mocha_jax.models.lora import LoraConfig
 from mocha_jax.models.speech import SpeechConfig
-from mocha_jax.sections import positive
+from mocha_jax.sections import nearest, positive
+
+LORA_TARGETS = tuple(
+  f"{part}.{projection}"
+  for part in ("self_attention", "text_attention")
+  for projection in PROJECTIONS
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +41,7 @@ class BackboneConfig(abc.ABC):
   dtype: of the computation; parameters are float32.
   attention: its implementation, "auto" to choose by platform (`attention`).
   remat: what a layer keeps for the backward pass (`remat`).
+  lora: low-rank adapters of attention's projections (`lora`).
   """
 
   layers: int
@@ -52,6 +60,8 @@ class BackboneConfig(abc.ABC):
   dtype: Literal["float32", "bfloat16"]
   attention: Literal["auto", "xla", "splash", "cudnn"]
   remat: str
+  # Runs from before there was a choice lack it.
+  lora: LoraConfig = lora.NONE
 
   def __post_init__(self):
     positive(self, "layers", "width", "ffn", "heads", "head", "channels")
@@ -67,6 +77,12 @@ class BackboneConfig(abc.ABC):
     if not self.frozen_text and self.small_text is None:
       raise ValueError("one of frozen_text and small_text must be given")
     remat.check(self.remat)
+    for target in self.lora.targets:
+      if target not in LORA_TARGETS:
+        raise ValueError(
+          f"lora.targets has {target!r}, which no layer has"
+          f"{nearest(target, LORA_TARGETS)}"
+        )
 
   @property
   def geometry(self) -> Geometry:

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from mocha_jax.batch import Condition
+from mocha_jax.models import lora
 from mocha_jax.models.attention import Attention
 from mocha_jax.models.layers import LayerNorm, Linear, RMSNorm, SwiGLU, table
 from mocha_jax.sections import positive
@@ -82,6 +83,7 @@ class TextBlock(nnx.Module):
       tokens=("L", "L"),
       names=("text_tokens",) * 3,
       implementation="xla",  # A kernel has nothing to gain on so few tokens.
+      lora=lora.NONE,
       rngs=rngs,
     )
     self.mlp_norm = RMSNorm(width)
@@ -145,21 +147,21 @@ class FrozenText(nnx.Module):
 
 
 class TextEmbedding(nnx.Module):
-  """Concatenates what every text encoder says, each brought to D."""
+  """Concatenates what every text encoder says, each brought to D.
+
+  frozen: what brings the features of each frozen encoder there.
+  """
 
   def __init__(
     self,
-    frozen: Mapping[str, int],
+    frozen: Mapping[str, nnx.Module],
     small: TrainedTextConfig | None,
     width: int,
     heads: int,
     *,
     rngs: nnx.Rngs,
   ):
-    encoders: dict[str, nnx.Module] = {
-      name: FrozenText(features, width, rngs=rngs)
-      for name, features in frozen.items()
-    }
+    encoders: dict[str, nnx.Module] = {**frozen}
     if small is not None:
       encoders["small_text"] = TrainedText(small, width, heads, rngs=rngs)
     self.encoders = nnx.Dict(encoders)

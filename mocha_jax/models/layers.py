@@ -63,6 +63,27 @@ class HeadNorm(nnx.Module):
     return (y * self.scale[...]).astype(x.dtype)
 
 
+class WideNorm(nnx.Module):
+  """RMSNorm over all heads together, a scale for each of N x H."""
+
+  def __init__(self, heads: int, head: int):
+    self.scale = nnx.Param(jnp.ones((heads, head)), letters="N H")
+
+  def __call__(self, x: Float[Array, "*B N H"]) -> Float[Array, "*B N H"]:
+    y = x.astype(jnp.float32)
+    y *= jax.lax.rsqrt(jnp.mean(y**2, axis=(-2, -1), keepdims=True) + EPSILON)
+    return (y * self.scale[...]).astype(x.dtype)
+
+
+def standardized(
+  x: Float[Array, "*B D"], epsilon: float = EPSILON
+) -> Float[Array, "*B D"]:
+  """Return (x - mean) / std over the last axis, in float32."""
+  y = x.astype(jnp.float32)
+  y -= jnp.mean(y, axis=-1, keepdims=True)
+  return y * jax.lax.rsqrt(jnp.mean(y**2, axis=-1, keepdims=True) + epsilon)
+
+
 class LayerNorm(nnx.Module):
   """(x - mean) / std * scale + bias, over the last axis."""
 
@@ -72,9 +93,7 @@ class LayerNorm(nnx.Module):
     self.bias = nnx.Param(jnp.zeros(width), letters="D")
 
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    y = x.astype(jnp.float32)
-    y -= jnp.mean(y, axis=-1, keepdims=True)
-    y *= jax.lax.rsqrt(jnp.mean(y**2, axis=-1, keepdims=True) + self.epsilon)
+    y = standardized(x, self.epsilon)
     return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 

@@ -40,6 +40,7 @@ from mocha_jax.models.backbone import (
 )
 from mocha_jax.models.embed import (
   TIME_FEATURES,
+  FrozenText,
   Positions,
   TextEmbedding,
   TimeEmbedding,
@@ -118,10 +119,16 @@ class Block(nnx.Module):
     self.modulation = ModulationTable(config.width)
     self.self_norm = RMSNorm(config.width)
     self.self_attention = attention(
-      tokens=("T", "T"), names=(remat.QKV, remat.ATTENTION, remat.OUT)
+      tokens=("T", "T"),
+      names=(remat.QKV, remat.ATTENTION, remat.OUT),
+      lora=config.lora.within("self_attention"),
     )
     self.text_norm = RMSNorm(config.width)
-    self.text_attention = attention(tokens=("T", "L"), names=(remat.TEXT,) * 3)
+    self.text_attention = attention(
+      tokens=("T", "L"),
+      names=(remat.TEXT,) * 3,
+      lora=config.lora.within("text_attention"),
+    )
     self.speech_norm = RMSNorm(config.width)
     self.speech_attention = speech(
       config.speech, config.geometry, sizes, rngs=rngs
@@ -170,8 +177,12 @@ class MovieGen(nnx.Module):
     self.modulation = Linear(
       {"D": width, "6D": 6 * width}, "D 6D", rngs=rngs, scale=0.0
     )
+    frozen = {
+      name: FrozenText(features, width, rngs=rngs)
+      for name, features in config.frozen_text.items()
+    }
     self.text = TextEmbedding(
-      config.frozen_text, config.small_text, width, config.heads, rngs=rngs
+      frozen, config.small_text, width, config.heads, rngs=rngs
     )
     self.speech = SpeechProjector(config.speech, width, rngs=rngs)
 

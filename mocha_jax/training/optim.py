@@ -66,10 +66,13 @@ def make_optimizer(
   """Build the optimizer for parameters of these letters.
 
   What has one letter or an axis without one, as biases, norms and tables of
-  modulation, is not decayed.
+  modulation, is not decayed; N and H together count as one.
   """
   matrices = jax.tree.map(
-    lambda named: len(named.split()) > 1 and "_" not in named, letters
+    lambda named: (
+      named != "N H" and len(named.split()) > 1 and "_" not in named
+    ),
+    letters,
   )
   return optax.chain(
     optax.clip_by_global_norm(config.clip_norm),
