@@ -12,9 +12,9 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mocha_jax import sharding
+from mocha_jax import run, sharding
 from mocha_jax.diffusion.flow import FlowConfig
-from mocha_jax.models import BackboneConfig, make_config, make_model
+from mocha_jax.models import BackboneConfig, make_config
 from mocha_jax.network import Network
 from mocha_jax.sections import section
 from mocha_jax.training import optim
@@ -40,10 +40,12 @@ def assemble(config: ConfigDict, devices: Sequence[Any] | None = None) -> Parts:
   """
   given = config.to_dict()
   model = make_config(given["model"])
-  network = Network(lambda rngs: make_model(model, rngs=rngs))
+  network = run.make_network(config)
   optim_config = section(optim.OptimConfig, given["optim"], "optim")
   _check_schedule(optim_config, given["train"]["total_steps"])
-  optimizer = optim.make_optimizer(optim_config, network.letters)
+  optimizer = optim.make_optimizer(
+    optim_config, network.trained(network.letters)
+  )
   mesh = sharding.make_mesh(
     section(sharding.MeshConfig, given["mesh"], "mesh"), devices
   )

@@ -4,6 +4,7 @@ A module annotates its parameters with letters where it makes them; here they
 become trees of shapes, letters and places that all parts of a program share.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,10 +18,16 @@ class Network:
   """A model's structure, apart from its parameters.
 
   build: makes the module, given `nnx.Rngs`; it is only traced here.
+  is_trained: says of a parameter's dotted path whether it is; all are unless
+    given. The others are frozen.
   """
 
-  def __init__(self, build):
-    self._build = build
+  def __init__(
+    self,
+    build: Callable[[nnx.Rngs], nnx.Module],
+    is_trained: Callable[[str], bool] | None = None,
+  ):
+    self._build, self._is_trained = build, is_trained
     model = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
     self._graph, self._template = nnx.split(model, nnx.Param)
     self.letters = _letters(self._template)
@@ -37,6 +44,21 @@ class Network:
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(self._graph, state)
 
+  def trained(self, tree: Any) -> Any:
+    """Return the part that is trained, of a tree like the parameters'."""
+    return tree if self._is_trained is None else self._part(tree, "")
+
+  def _part(self, tree: Any, where: str) -> Any:
+    assert self._is_trained is not None
+    part = {}
+    for key, value in tree.items():
+      if isinstance(value, dict):
+        inside = self._part(value, f"{where}{key}.")
+        part |= {key: inside} if inside else {}
+      elif self._is_trained(f"{where}{key}"):
+        part[key] = value
+    return part
+
   def shardings(self, mesh: Mesh, *, in_use: bool = False) -> Any:
     """Return where each parameter lives, a tree like the parameters'.
 
@@ -49,6 +71,18 @@ class Network:
       self.letters,
       self.shapes,
     )
+
+
+def joined(tree: Any, part: Any) -> Any:
+  """Return a tree of mappings with a part of it in place of its own."""
+  return {
+    key: value
+    if key not in part
+    else joined(value, part[key])
+    if isinstance(value, dict)
+    else part[key]
+    for key, value in tree.items()
+  }
 
 
 def _letters(state: nnx.State) -> Any:

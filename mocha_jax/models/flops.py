@@ -25,14 +25,29 @@ Slots add 4 R D A per step. Global speech attention is 4 T D A + 4 S D A +
 """
 
 from collections.abc import Mapping
+from typing import Any
+
+import jax
 
 from mocha_jax.batch import Batch
 from mocha_jax.models.backbone import BackboneConfig
 
-# The backward pass makes two products of each: one per factor. For what has no
-# gradient of its own (latents, features; under 0.1 % in the big models) it is
-# one too many.
-TRAINING = 3
+# The backward pass makes two products of each: one per factor, or one where a
+# factor is a frozen matrix. For what has no gradient of its own (latents,
+# features; under 0.1 % in the big models) it is one too many.
+TRAINING, FROZEN = 3, 2
+
+# What of a model lies where, beside the parts of its layers.
+_AROUND = {
+  "patches": "patches",
+  "out": "patches",
+  "time": "modulation",
+  "modulation": "modulation",
+  "out_modulation": "modulation",
+  "skip": "modulation",
+  "text": "text_projection",
+  "speech": "speech_projection",
+}
 
 
 def flops(
@@ -76,6 +91,23 @@ def batch_flops(
     width // config.patch,
     text,
   )
+
+
+def training(forward: Mapping[str, float], trained: Any) -> dict[str, float]:
+  """Return the FLOPs of a training step by part, given its forward pass's.
+
+  trained: the tree of what is trained. Adapters of a part do not count, but
+    leave it frozen.
+  """
+  parts = {"self_attention_scores"}  # Both factors are activations.
+  for path, _ in jax.tree.leaves_with_path(trained):
+    first, *rest = (str(key.key) for key in path)
+    if "lora" not in rest:
+      parts.add(rest[0] if first == "blocks" else _AROUND.get(first, first))
+  return {
+    part: (TRAINING if part in parts else FROZEN) * n
+    for part, n in forward.items()
+  }
 
 
 def _across(config: BackboneConfig) -> int:

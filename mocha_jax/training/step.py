@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 from mocha_jax import sharding
 from mocha_jax.batch import Batch
 from mocha_jax.diffusion import flow
-from mocha_jax.training.state import Network, TrainState, state_shardings
+from mocha_jax.network import Network, joined
+from mocha_jax.training.state import TrainState, state_shardings
 
 Metrics = dict[str, jax.Array]
 
@@ -75,15 +76,18 @@ def make_train_step(
   where = state_shardings(network, optimizer, mesh)
   in_use = network.shardings(mesh, in_use=True)
 
-  def loss(params, batch: Batch, key):
-    model = network.bind(params)
+  def loss(trained, params, batch: Batch, key):
+    model = network.bind(joined(params, trained))
     latents = sharding.constrain(batch.latents, "B f h w c")
     return flow.loss(model, latents, batch.condition, key, flow_config)
 
   def of_part(params, batch: Batch, key):
-    value, grads = jax.value_and_grad(loss)(params, batch, key)
+    trained = network.trained(params)
+    value, grads = jax.value_and_grad(loss)(trained, params, batch, key)
     # Here, so that no device ever holds the sum of all gradients whole.
-    return value, jax.lax.with_sharding_constraint(grads, in_use)
+    return value, jax.lax.with_sharding_constraint(
+      grads, network.trained(in_use)
+    )
 
   def gradients(params, batch: Batch, key):
     if config.accumulate == 1:
@@ -100,7 +104,8 @@ def make_train_step(
     def add(total, part):
       return jax.tree.map(jnp.add, total, of_part(params, *part)), None
 
-    zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
+    trained = network.trained(params)
+    zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), trained))
     total, _ = jax.lax.scan(add, zero, (parts, keys))
     return jax.tree.map(lambda x: x / config.accumulate, total)
 
@@ -108,13 +113,13 @@ def make_train_step(
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     gathered = jax.lax.with_sharding_constraint(state.params, in_use)
     value, grads = gradients(gathered, batch, key)
-    grads = jax.lax.with_sharding_constraint(grads, where.params)
+    grads = jax.lax.with_sharding_constraint(grads, where.ema)
     with jax.named_scope("optimizer"):
-      updates, opt_state = optimizer.update(
-        grads, state.opt_state, state.params
-      )
-      params = optax.apply_updates(state.params, updates)
-      ema = optax.incremental_update(params, state.ema, 1 - _decay(state.step))
+      trained = network.trained(state.params)
+      updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+      trained = optax.apply_updates(trained, updates)
+      ema = optax.incremental_update(trained, state.ema, 1 - _decay(state.step))
+      params = joined(state.params, trained)
       metrics = dict(loss=value, grad_norm=optax.tree.norm(grads))
     return TrainState(
       state.step + 1, params, ema, opt_state, state.rng

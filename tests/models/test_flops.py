@@ -9,7 +9,7 @@ from flax import nnx
 
 from mocha_jax import config as experiments
 from mocha_jax.batch import Batch, Condition
-from mocha_jax.models.flops import batch_flops, flops
+from mocha_jax.models.flops import batch_flops, flops, training
 from mocha_jax.models.movie_gen import ModelConfig, MovieGen
 from mocha_jax.sections import section
 from tests.small_model import CONFIG
@@ -118,3 +118,18 @@ def test_all_but_the_slots_grows_with_the_clips():
   config = VARIANTS["no slots"]
   one, two = (batch_flops(config, make_batch(config, clips=n)) for n in (1, 2))
   assert {part: 2 * n for part, n in one.items()} == two
+
+
+def test_frozen_matrices_have_one_product_less_in_the_backward_pass():
+  parts = ("patches", "self_attention", "self_attention_scores", "mlp")
+  forward = {str(part): 1.0 for part in parts}
+  trained = {
+    "out": {"kernel": 0},
+    "blocks": {
+      "self_attention": {"lora": {"query": {"up": 0}}},
+      "mlp": {"x": 0},
+    },
+  }
+  assert training(forward, trained) == dict(
+    patches=3.0, self_attention=2.0, self_attention_scores=3.0, mlp=3.0
+  )
