@@ -12,6 +12,10 @@ ROUNDINGS = 8
 PARITY = 1e-5
 BFLOAT16_PARITY = 1.5
 
+# How far a clip may be that another program samples from the same noise, of the
+# largest element.
+SAMPLED = 1e-4
+
 
 def assert_close(got, want, dtype, reduced: int = 1) -> None:
   """Hold two pytrees equal up to the rounding of `dtype`.
@@ -33,6 +37,14 @@ def assert_close(got, want, dtype, reduced: int = 1) -> None:
     )
 
   jax.tree.map_with_path(check, got, want)
+
+
+def assert_sampled_alike(got, want) -> None:
+  """Hold two results of the same sampling equal: max|a-b| <= 1e-4 max|b|."""
+  got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+  np.testing.assert_allclose(
+    got, want, rtol=0, atol=SAMPLED * np.abs(want).max()
+  )
 
 
 def assert_same(got, want) -> None:

@@ -123,8 +123,9 @@ class LinearCodec:
     """Turn frames, of one clip or of many, into latents of unit variance."""
     grid = self.latent_shape(*frames.shape[-4:-1])
     blocks = _blocks(frames, self.config).astype(np.float32)
-    latents = blocks @ self._analysis
-    latents -= self.mean @ (self.basis / np.float32(self.scale))
+    analysis, offset = self.analysis
+    latents = blocks @ analysis
+    latents += offset
     return latents.reshape(*frames.shape[:-4], *grid)
 
   def decode(self, latents: Latents) -> Frames:
@@ -135,20 +136,25 @@ class LinearCodec:
         f" {self.channels}"
       )
     flat = latents.astype(np.float32).reshape(-1, self.channels)
-    synthesis, mean = self._synthesis
+    synthesis, mean = self.synthesis
     blocks = flat @ synthesis
     blocks += mean
     blocks = np.rint(blocks, out=blocks).clip(0, 255).astype(np.uint8)
     return _unblocks(blocks, latents.shape[:-1], self.config)
 
   @functools.cached_property
-  def _analysis(self) -> Float32[np.ndarray, "x c"]:
-    """W basis / scale."""
+  def analysis(
+    self,
+  ) -> tuple[Float32[np.ndarray, "x c"], Float32[np.ndarray, "c"]]:
+    """W basis / scale, and -mean basis / scale."""
     analysis = self.config.weights @ self.basis / self.scale
-    return np.ascontiguousarray(analysis, np.float32)
+    return (
+      np.ascontiguousarray(analysis, np.float32),
+      -(self.mean @ (self.basis / np.float32(self.scale))),
+    )
 
   @functools.cached_property
-  def _synthesis(
+  def synthesis(
     self,
   ) -> tuple[Float32[np.ndarray, "c x"], Float32[np.ndarray, "x"]]:
     """Scale basis^T W^-1, and W^-1 mean."""

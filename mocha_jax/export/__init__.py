@@ -1,0 +1,1 @@
+"""What leaves for machines that do not have us: PyTorch and StableHLO."""

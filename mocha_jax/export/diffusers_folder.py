@@ -1,0 +1,265 @@
+"""A run as a folder that PyTorch's diffusers loads, without us or JAX.
+
+  model_index.json   pipeline_mocha.py   prompts.py
+  transformer/       transformer_*.py, config.json, sharded safetensors, index
+  scheduler/         scheduler_flow.py, scheduler_config.json
+  vae/               codec_*.py, config.json, safetensors
+  speech_encoder/    speech_*.py, config.json, safetensors
+  tokenizer/         tokenizer_*.py, tokenizer_config.json
+
+DiffusionPipeline.from_pretrained(FOLDER, custom_pipeline="pipeline_mocha",
+trust_remote_code=True) opens it.
+"""
+
+import dataclasses
+import importlib.resources
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mocha_jax import run
+from mocha_jax.codecs.linear import LinearCodec
+from mocha_jax.encoders import make_speech_encoder
+from mocha_jax.encoders.log_mel import LogMel
+from mocha_jax.weights import files, movie_gen, tables, wan
+from mocha_jax.weights import speech as heard
+from mocha_jax.weights.tables import Entry, Stored
+
+PIPELINE = "pipeline_mocha"
+_VERSION = "0.42.1"  # Of diffusers, whose conventions these are.
+_STEM = "diffusion_pytorch_model"
+
+
+def write(
+  opened: run.Run,
+  parameters: Mapping[str, Stored],
+  folder: pathlib.Path,
+  *,
+  shard_bytes: int = 5 * 10**9,
+) -> None:
+  """Write the folder.
+
+  parameters: of the run, by dotted path; each is read when its turn comes.
+
+  Raises:
+    NotImplementedError: the run has a part that PyTorch is not told of.
+  """
+  given = opened.config.to_dict()
+  components = {
+    "transformer": _transformer(opened, parameters, folder, shard_bytes),
+    "scheduler": _scheduler(given["sample"], folder / "scheduler"),
+    "vae": _codec(opened.codec(), folder / "vae"),
+    "speech_encoder": _speech_encoder(given, folder / "speech_encoder"),
+    "tokenizer": _tokenizer(given["text_encoder"], folder / "tokenizer"),
+  }
+  clip, sample = given["clip"], given["sample"]
+  _write_json(
+    folder / "model_index.json",
+    {
+      "_class_name": [PIPELINE, "MochaPipeline"],
+      "_diffusers_version": _VERSION,
+      **components,
+      "text_names": [given["text_encoder"]["name"]],
+      "fps": clip["fps"],
+      "num_frames": clip["frames"],
+      "height": clip["height"],
+      "width": clip["width"],
+      "sample_rate": clip["sample_rate"],
+      "speech_guidance_scale": sample["speech_guidance"],
+      "text_guidance_scale": sample["text_guidance"],
+    },
+  )
+  _copy(PIPELINE, folder)
+  prompts = importlib.resources.files("mocha_jax") / "prompts.py"
+  (folder / "prompts.py").write_bytes(prompts.read_bytes())
+
+
+def _transformer(
+  opened: run.Run,
+  parameters: Mapping[str, Stored],
+  folder: pathlib.Path,
+  shard_bytes: int,
+) -> list[str]:
+  network = run.make_network(opened.config)
+  model = opened.config.to_dict()["model"]
+  backbone = make_backbone(model, network.shapes)
+  leaves = tables.bind(backbone.table, network.shapes, network.letters)
+  lost = tables.paths(network.shapes).keys() - leaves.keys()
+  if lost:
+    raise NotImplementedError(
+      f"{backbone.name} in PyTorch has no {', '.join(sorted(lost))}"
+    )
+  tensors = {
+    name: tensor
+    for path, leaf in leaves.items()
+    for name, tensor in leaf.their_tensors(parameters[path])
+  }
+  where = folder / "transformer"
+  files.write_sharded(where, tensors, stem=_STEM, shard_bytes=shard_bytes)
+  return _describe(where, backbone.module, backbone.name, backbone.config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+  """A transformer in PyTorch: its file, class and config, and our names."""
+
+  module: str
+  name: str
+  config: Mapping[str, Any]
+  table: Sequence[Entry]
+
+
+def make_backbone(model: Mapping[str, Any], shapes: Any) -> Backbone:
+  """Say what section `model`, and parameters of these shapes, become.
+
+  Raises:
+    NotImplementedError: PyTorch is not told of such a speech attention, or of
+      such text.
+  """
+  speech = model["speech"]
+  if speech["attention"] != "window":
+    raise NotImplementedError(
+      f"config.model.speech.attention = {speech['attention']!r}: only window "
+      "attention is exported to PyTorch"
+    )
+  config = {key: model[key] for key in _SIZES}
+  config |= {f"speech_{key}": speech[key] for key in _HEARD}
+  if "name" in model and model["name"] == "wan":
+    return _wan(model, config)
+  config |= {key: model[key] for key in _OF_MOVIE_GEN}
+  return Backbone(
+    "transformer_movie_gen",
+    "MochaMovieGenTransformer3DModel",
+    config,
+    movie_gen.entries(shapes),
+  )
+
+
+def _wan(model: Mapping[str, Any], config: dict[str, Any]) -> Backbone:
+  if len(model["frozen_text"]) != 1:
+    raise NotImplementedError(
+      "Wan is exported to PyTorch with one frozen text encoder, but "
+      f"config.model.frozen_text = {dict(model['frozen_text'])}"
+    )
+  ((name, features),) = model["frozen_text"].items()
+  config |= {"text_name": name, "text_features": features}
+  return Backbone(
+    "transformer_wan",
+    "MochaWanTransformer3DModel",
+    config,
+    [*wan.diffusers(model["patch"]), *heard.entries()],
+  )
+
+
+_SIZES = (
+  *("layers", "ffn", "heads", "head", "channels", "patch", "ratio", "causal"),
+  "max_frames",
+)
+_HEARD = ("features", "context", "hidden", "edge", "order")
+_OF_MOVIE_GEN = (
+  *("width", "max_rows", "max_columns", "noise_skip"),
+  *("frozen_text", "small_text"),
+)
+
+
+def _scheduler(sample: Mapping[str, Any], folder: pathlib.Path) -> list[str]:
+  config = {
+    "num_inference_steps": sample["steps"],
+    "schedule": sample["schedule"],
+    "shift": sample["shift"],
+  }
+  return _describe(
+    folder,
+    "scheduler_flow",
+    "FlowEulerScheduler",
+    config,
+    file="scheduler_config.json",
+  )
+
+
+def _codec(codec: Any, folder: pathlib.Path) -> list[str]:
+  if not isinstance(codec, LinearCodec):
+    raise NotImplementedError(
+      f"the codec {type(codec).__name__} is not exported to PyTorch"
+    )
+  analysis, offset = codec.analysis
+  synthesis, mean = codec.synthesis
+  tensors = {
+    "encoder.weight": analysis.T,
+    "encoder.bias": offset,
+    "decoder.weight": synthesis.T,
+    "decoder.bias": mean,
+  }
+  _write_arrays(folder, tensors)
+  names = ("time", "space", "channels", "causal")
+  config = {name: getattr(codec, name) for name in names}
+  return _describe(folder, "codec_linear", "LinearCodec", config)
+
+
+def _speech_encoder(
+  given: Mapping[str, Any], folder: pathlib.Path
+) -> list[str]:
+  encoder = make_speech_encoder(given["speech_encoder"])
+  if not isinstance(encoder, LogMel):
+    raise NotImplementedError(
+      f"the speech encoder {type(encoder).__name__} is not exported to PyTorch"
+    )
+  _write_arrays(folder, {"filters": encoder.filters})
+  return _describe(
+    folder, "speech_log_mel", "LogMelSpeechEncoder", encoder.constants
+  )
+
+
+def _tokenizer(given: Mapping[str, Any], folder: pathlib.Path) -> list[str]:
+  if given["name"] != "small_text":
+    raise NotImplementedError(
+      f"the text encoder {given['name']!r} is not exported to PyTorch"
+    )
+  config = {key: given[key] for key in ("unit", "vocabulary", "length")}
+  return _describe(
+    folder,
+    "tokenizer_hashed",
+    "HashedTokenizer",
+    config,
+    file="tokenizer_config.json",
+  )
+
+
+def _write_arrays(
+  folder: pathlib.Path, arrays: Mapping[str, np.ndarray]
+) -> None:
+  tensors = {
+    name: files.in_memory(np.ascontiguousarray(array))
+    for name, array in arrays.items()
+  }
+  files.write_sharded(folder, tensors, stem=_STEM)
+
+
+def _describe(
+  folder: pathlib.Path,
+  module: str,
+  name: str,
+  config: Mapping[str, Any],
+  *,
+  file: str = "config.json",
+) -> list[str]:
+  """Write a component's config and source; return how the index calls it."""
+  folder.mkdir(parents=True, exist_ok=True)
+  head = {"_class_name": name, "_diffusers_version": _VERSION}
+  _write_json(folder / file, head | dict(config))
+  _copy(module, folder)
+  return [module, name]
+
+
+def _copy(module: str, folder: pathlib.Path) -> None:
+  folder.mkdir(parents=True, exist_ok=True)
+  source = importlib.resources.files("mocha_jax.export.pytorch")
+  code = (source / f"{module}.py").read_bytes()
+  (folder / f"{module}.py").write_bytes(code)
+
+
+def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+  path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""What an exported folder holds of code: copied into it, never imported."""

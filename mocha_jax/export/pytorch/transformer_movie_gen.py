@@ -1,0 +1,494 @@
+"""The Movie Gen backbone with speech window attention, in PyTorch.
+
+Every layer adds the positions of its tokens, then
+
+  x += gate * self_attention(modulate(norm(x)))
+  x += text_attention(norm(x), text)
+  x += speech_attention(norm(x), speech)
+  x += gate * swiglu(modulate(norm(x)))
+
+with shift, scale and gate from the flow time. What depends on the clip alone
+is computed once per clip, by `encode`: text and speech projected to the model's
+width, and for each layer the speech folded into its attention.
+
+Letters: B clips, f h w a grid of latents, T = f h w video tokens, L text
+tokens, S speech tokens (video frames), R speech tokens in a window, N heads, H
+head width, D model width, c latent channels.
+"""
+# pyright: reportMissingImports=false
+
+import math
+from typing import NamedTuple
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
+from torch.nn import functional
+
+EPSILON = 1e-6
+TIME_FEATURES = 256
+
+
+class Folded(NamedTuple):
+  """A layer's attention to the speech of a clip, a softmax MLP per frame.
+
+  key: [B f, D, N R]; value: [B f, N R, D]; bias: [B f, 1, N R], 0 where a slot
+  of a window holds a token and -inf where it does not.
+  """
+
+  key: torch.Tensor
+  value: torch.Tensor
+  bias: torch.Tensor
+
+
+class Encoded(NamedTuple):
+  """What `forward` needs of a clip: text [B L D], its mask [B L], speech."""
+
+  text: torch.Tensor
+  text_mask: torch.Tensor
+  speech: list[Folded]
+
+
+class RMSNorm(nn.Module):
+  """x / rms(x) * weight over the last axis, in float32."""
+
+  def __init__(self, width: int):
+    super().__init__()
+    self.weight = nn.Parameter(torch.ones(width))
+
+  def forward(self, x: torch.Tensor) -> torch.Tensor:
+    """Return an array like x."""
+    y = x.float()
+    y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + EPSILON)
+    return (y * self.weight).to(x.dtype)
+
+
+class SpeechProjector(nn.Module):
+  """Glues each vector to its neighbours and brings it to D by a 2-layer MLP."""
+
+  def __init__(self, features: int, context: int, hidden: int, width: int):
+    super().__init__()
+    self.context = context
+    self.first = nn.Linear((2 * context + 1) * features, hidden)
+    self.second = nn.Linear(hidden, width)
+
+  def forward(self, speech: torch.Tensor) -> torch.Tensor:
+    """Project [B S E] to [B S D]."""
+    last = speech.shape[1] - 1
+    at = torch.arange(last + 1, device=speech.device)[:, None]
+    near = torch.arange(-self.context, self.context + 1, device=speech.device)
+    glued = speech[:, (at + near).clamp(0, last)].flatten(2)
+    return self.second(functional.silu(self.first(glued)))
+
+
+class SpeechWindowAttention(nn.Module):
+  """Attends each video token to the R speech tokens of its own time.
+
+    k_j = rot_j norm((s_j + e_j) Wk)          v_j = (s_j + e_j) Wv
+    K'_jn = Wq_n k_jn / sqrt(H)               V'_jn = v_jn Wo_n
+    out = sum_n sum_j softmax_j(x·K'_jn) V'_jn
+
+  for the tokens s_j in the window of x's latent frame: its own `ratio` video
+  frames and one more on either side. e_j is a learned vector per slot (order
+  "slots"), rot_j a fixed rotation (order "rope"). `fold` makes K' and V' once
+  per clip, `forward` is two matrix products. At the ends of the speech, edge
+  "clip" leaves slots empty and "shift" moves the window inwards.
+  """
+
+  def __init__(
+    self,
+    width: int,
+    heads: int,
+    head: int,
+    ratio: int,
+    causal: bool,
+    edge: str,
+    order: str,
+  ):
+    super().__init__()
+    self.heads, self.head = heads, head
+    self.ratio, self.causal, self.slots_wide = ratio, causal, ratio + 2
+    self.edge, self.order = edge, order
+    self.query = nn.Linear(width, heads * head, bias=False)
+    self.key = nn.Linear(width, heads * head, bias=False)
+    self.value = nn.Linear(width, heads * head, bias=False)
+    self.out = nn.Linear(heads * head, width, bias=False)
+    self.key_norm = RMSNorm(head)
+    self.slots = (
+      nn.Parameter(torch.zeros(self.slots_wide, width))
+      if order == "slots"
+      else None
+    )
+
+  def fold(self, speech: torch.Tensor) -> Folded:
+    """Fold projected speech [B S D] and the projections into K' and V'."""
+    index, valid = self.windows(speech.shape[1], speech.device)
+    tokens = speech[:, index]  # [B f R D]
+    if self.slots is not None:
+      tokens = tokens + self.slots
+    split = (self.heads, self.head)
+    key = self.key_norm(self.key(tokens).unflatten(-1, split))
+    if self.order == "rope":
+      key = self.rotate(key)
+    key = key / math.sqrt(self.head)
+    value = self.value(tokens).unflatten(-1, split)
+    query, out = self.query.weight, self.out.weight
+    key = torch.einsum("bfrnh,nhd->bfdnr", key, query.unflatten(0, split))
+    value = torch.einsum("bfrnh,dnh->bfnrd", value, out.unflatten(1, split))
+    bias = torch.zeros(valid.shape, device=speech.device)
+    bias = bias.masked_fill(~valid, -math.inf).to(speech.dtype)
+    bias = bias[:, None, None].expand(-1, 1, self.heads, -1).flatten(2)
+    return Folded(
+      key.flatten(3).flatten(0, 1),
+      value.flatten(2, 3).flatten(0, 1),
+      bias.repeat(speech.shape[0], 1, 1),
+    )
+
+  def windows(
+    self, tokens: int, device: torch.device
+  ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return each window's tokens, [f R], and which of them are there."""
+    frames = (tokens - self.causal) // self.ratio + self.causal
+    lead = self.ratio if self.causal else 1
+    first = self.ratio * torch.arange(frames, device=device) - lead
+    if self.edge == "shift":
+      first = first.clamp(0, max(0, tokens - self.slots_wide))
+    index = first[:, None] + torch.arange(self.slots_wide, device=device)
+    valid = (index >= 0) & (index < tokens)
+    return index.clamp(0, tokens - 1), valid
+
+  def rotate(self, key: torch.Tensor) -> torch.Tensor:
+    """Rotate keys [B f R N H] by their slot's distance from the middle."""
+    half, device = self.head // 2, key.device
+    slot = torch.arange(self.slots_wide, device=device).float()
+    frequency = 10_000.0 ** (-torch.arange(half, device=device) / half)
+    angle = (slot - (self.slots_wide - 1) / 2)[:, None] * frequency
+    cos, sin = angle.cos()[:, None], angle.sin()[:, None]
+    first, second = key.float().chunk(2, dim=-1)
+    turned = (first * cos - second * sin, first * sin + second * cos)
+    return torch.cat(turned, dim=-1).to(key.dtype)
+
+  def forward(self, x: torch.Tensor, folded: Folded) -> torch.Tensor:
+    """Attend, [B T D] to [B T D]."""
+    by_frame = x.reshape(folded.key.shape[0], -1, x.shape[-1])
+    scores = torch.baddbmm(folded.bias, by_frame, folded.key)
+    scores = scores.unflatten(-1, (self.heads, self.slots_wide))
+    weight = scores.softmax(-1, dtype=torch.float32).to(x.dtype)
+    return torch.bmm(weight.flatten(2), folded.value).reshape(x.shape)
+
+
+class Attention(nn.Module):
+  """Multi-head attention of x to context (to itself without one)."""
+
+  def __init__(self, width: int, heads: int, head: int):
+    super().__init__()
+    self.heads, self.head = heads, head
+    self.query = nn.Linear(width, heads * head, bias=False)
+    self.key = nn.Linear(width, heads * head, bias=False)
+    self.value = nn.Linear(width, heads * head, bias=False)
+    self.out = nn.Linear(heads * head, width, bias=False)
+    self.query_norm = RMSNorm(head)
+    self.key_norm = RMSNorm(head)
+
+  def forward(
+    self,
+    x: torch.Tensor,
+    context: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+  ) -> torch.Tensor:
+    """Attend, [B T D] to [B T D]; mask [B S] is True on what is there."""
+    context = x if context is None else context
+    split = lambda y: y.unflatten(-1, (self.heads, self.head))
+    query = self.query_norm(split(self.query(x)))
+    key = self.key_norm(split(self.key(context)))
+    value = split(self.value(context))
+    mixed = functional.scaled_dot_product_attention(
+      *(y.transpose(1, 2) for y in (query, key, value)),
+      attn_mask=None if mask is None else mask[:, None, None],
+    )
+    return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class SwiGLU(nn.Module):
+  """(silu(x Wg) * x Wu) Wd."""
+
+  def __init__(self, width: int, hidden: int):
+    super().__init__()
+    self.gate = nn.Linear(width, hidden, bias=False)
+    self.up = nn.Linear(width, hidden, bias=False)
+    self.down = nn.Linear(hidden, width, bias=False)
+
+  def forward(self, x: torch.Tensor) -> torch.Tensor:
+    """Return an array like x."""
+    return self.down(functional.silu(self.gate(x)) * self.up(x))
+
+
+class TimeEmbedding(nn.Module):
+  """Flow time in 0..1 to a vector: sinusoids of 1000 t, then a 2-layer MLP."""
+
+  def __init__(self, width: int):
+    super().__init__()
+    self.first = nn.Linear(TIME_FEATURES, width)
+    self.second = nn.Linear(width, width)
+
+  def forward(self, t: torch.Tensor) -> torch.Tensor:
+    """Embed [B] as [B D], in float32."""
+    half = TIME_FEATURES // 2
+    frequency = 10_000.0 ** (-torch.arange(half, device=t.device) / half)
+    angle = 1000.0 * t.float()[:, None] * frequency
+    features = torch.cat([angle.cos(), angle.sin()], dim=-1)
+    return self.second(functional.silu(self.first(features)))
+
+
+class Positions(nn.Module):
+  """Learned vectors of frame, row and column, added."""
+
+  def __init__(self, frames: int, rows: int, columns: int, width: int):
+    super().__init__()
+    make = lambda count: nn.Parameter(torch.zeros(count, width))
+    self.frame, self.row, self.column = make(frames), make(rows), make(columns)
+
+  def forward(self, f: int, h: int, w: int) -> torch.Tensor:
+    """Return the positions of a grid of tokens, [T D]."""
+    tables = (self.frame, self.row, self.column)
+    if any(n > len(y) for n, y in zip((f, h, w), tables, strict=True)):
+      raise ValueError(
+        f"{f} x {h} x {w} frames, rows, columns of tokens: the model's "
+        f"position tables hold {' x '.join(str(len(y)) for y in tables)}"
+      )
+    grid = self.frame[:f, None, None] + self.row[:h, None] + self.column[:w]
+    return grid.flatten(0, 2)
+
+
+class TextBlock(nn.Module):
+  """A pre-norm transformer block over text tokens."""
+
+  def __init__(self, width: int, heads: int):
+    super().__init__()
+    self.attention_norm = RMSNorm(width)
+    self.attention = Attention(width, heads, width // heads)
+    self.mlp_norm = RMSNorm(width)
+    self.mlp = SwiGLU(width, 2 * width)
+
+  def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return an array like x, [B L D]."""
+    x = x + self.attention(self.attention_norm(x), mask=mask)
+    return x + self.mlp(self.mlp_norm(x))
+
+
+class TrainedText(nn.Module):
+  """Embeds hashed words and pairs of neighbours, then mixes them."""
+
+  PAIR = 1_000_003
+
+  def __init__(
+    self, vocabulary: int, length: int, layers: int, width: int, heads: int
+  ):
+    super().__init__()
+    self.word = nn.Parameter(torch.zeros(vocabulary, width))
+    self.pair = nn.Parameter(torch.zeros(vocabulary, width))
+    self.position = nn.Parameter(torch.zeros(length, width))
+    self.blocks = nn.ModuleList(TextBlock(width, heads) for _ in range(layers))
+    self.norm = nn.LayerNorm(width, eps=EPSILON)
+
+  def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Embed ids [B L] as [B L D]."""
+    before = functional.pad(ids.long(), (1, 0))[:, :-1]
+    pair = (before * self.PAIR + ids) % 2**32 % len(self.pair)
+    x = self.word[ids] + self.pair[pair] + self.position[: ids.shape[1]]
+    for block in self.blocks:
+      x = block(x, mask)
+    return self.norm(x)
+
+
+class FrozenText(nn.Module):
+  """Brings another encoder's features to D: Linear, then LayerNorm."""
+
+  def __init__(self, features: int, width: int):
+    super().__init__()
+    self.linear = nn.Linear(features, width, bias=False)
+    self.norm = nn.LayerNorm(width, eps=EPSILON)
+
+  def forward(self, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Project [B L E] to [B L D]."""
+    return self.norm(self.linear(features.to(self.linear.weight.dtype)))
+
+
+class Modulation(nn.Module):
+  """A layer's own offsets to the modulation that all layers share."""
+
+  def __init__(self, width: int):
+    super().__init__()
+    self.offset = nn.Parameter(torch.zeros(2, 3, width))
+
+  def forward(self, shared: torch.Tensor) -> list[torch.Tensor]:
+    """Return shift, scale, gate of attention, then of the MLP, [B 1 D]."""
+    return list((shared + self.offset).flatten(1, 2)[:, :, None].unbind(1))
+
+
+def modulate(
+  x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+  """Return x * (1 + scale) + shift, in the type of x."""
+  return (x * (1 + scale) + shift).to(x.dtype)
+
+
+class Block(nn.Module):
+  """One layer."""
+
+  def __init__(self, width: int, ffn: int, heads: int, head: int, windows):
+    super().__init__()
+    self.modulation = Modulation(width)
+    self.self_norm = RMSNorm(width)
+    self.self_attention = Attention(width, heads, head)
+    self.text_norm = RMSNorm(width)
+    self.text_attention = Attention(width, heads, head)
+    self.speech_norm = RMSNorm(width)
+    self.speech_attention = SpeechWindowAttention(width, heads, head, **windows)
+    self.mlp_norm = RMSNorm(width)
+    self.mlp = SwiGLU(width, ffn)
+
+  def forward(
+    self,
+    x: torch.Tensor,
+    shared: torch.Tensor,
+    text: torch.Tensor,
+    text_mask: torch.Tensor,
+    speech: Folded,
+  ) -> torch.Tensor:
+    """Return an array like x, [B T D]."""
+    shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(shared)
+    y = self.self_attention(modulate(self.self_norm(x), shift, scale))
+    x = x + (y * gate).to(x.dtype)
+    x = x + self.text_attention(self.text_norm(x), text, text_mask)
+    x = x + self.speech_attention(self.speech_norm(x), speech)
+    y = self.mlp(modulate(self.mlp_norm(x), mlp_shift, mlp_scale))
+    return x + (y * mlp_gate).to(x.dtype)
+
+
+class MochaMovieGenTransformer3DModel(ModelMixin, ConfigMixin):
+  """Predicts the velocity x1 - eps of noised latents; see the module.
+
+  ratio, causal: video frames per latent frame, and whether the first stands
+  alone. frozen_text: feature width by text encoder; small_text: vocabulary,
+  length and layers of the one that is part of this model. speech_*: features
+  per video frame, neighbours glued on either side, hidden width of the
+  projector, and the windows of `SpeechWindowAttention`.
+  """
+
+  _no_split_modules = ["Block"]  # noqa: RUF012
+  _repeated_blocks = ["Block"]  # noqa: RUF012
+  _keep_in_fp32_modules = [  # noqa: RUF012
+    *("time", "modulation", "positions", "text", "final_modulation", "final"),
+    *("skip", "self_norm", "text_norm", "speech_norm", "mlp_norm"),
+    *("query_norm", "key_norm", "final_norm"),
+  ]
+
+  @register_to_config
+  def __init__(
+    self,
+    layers: int,
+    width: int,
+    ffn: int,
+    heads: int,
+    head: int,
+    channels: int,
+    patch: int,
+    ratio: int,
+    causal: bool,
+    max_frames: int,
+    max_rows: int,
+    max_columns: int,
+    speech_features: int,
+    speech_context: int,
+    speech_hidden: int,
+    speech_edge: str,
+    speech_order: str,
+    frozen_text: dict,
+    small_text: dict | None,
+    noise_skip: bool,
+  ):
+    super().__init__()
+    self.patches = nn.Linear(patch**2 * channels, width)
+    self.positions = Positions(max_frames, max_rows, max_columns, width)
+    self.time = TimeEmbedding(width)
+    self.modulation = nn.Linear(width, 6 * width)
+    text = {name: FrozenText(n, width) for name, n in frozen_text.items()}
+    if small_text is not None:
+      text["small_text"] = TrainedText(**small_text, width=width, heads=heads)
+    self.text = nn.ModuleDict(text)
+    self.speech = SpeechProjector(
+      speech_features, speech_context, speech_hidden, width
+    )
+    windows = dict(
+      ratio=ratio, causal=causal, edge=speech_edge, order=speech_order
+    )
+    self.blocks = nn.ModuleList(
+      Block(width, ffn, heads, head, windows) for _ in range(layers)
+    )
+    self.final_norm = RMSNorm(width)
+    self.final_modulation = nn.Linear(width, 2 * width)
+    self.final = nn.Linear(width, patch**2 * channels)
+    self.skip = nn.Linear(width, channels) if noise_skip else None
+
+  @property
+  def max_video_frames(self) -> int:
+    """Video frames of the longest clip that the position tables allow."""
+    causal = self.config.causal
+    return self.config.ratio * (self.config.max_frames - causal) + causal
+
+  def encode(
+    self,
+    speech: torch.Tensor,
+    text: dict[str, torch.Tensor],
+    text_mask: dict[str, torch.Tensor],
+  ) -> Encoded:
+    """Do once per clip what does not depend on the noised latents.
+
+    speech: one vector per video frame, [B S E], zeros where there is none.
+    text, text_mask: by encoder, ids [B L] or features [B L E], and a mask.
+    """
+    names = sorted(self.text)
+    if names != sorted(text):
+      raise ValueError(f"text of {sorted(text)}, but the model reads {names}")
+    dtype = self.patches.weight.dtype
+    tokens = [self.text[name](text[name], text_mask[name]) for name in names]
+    projected = self.speech(speech.to(dtype))
+    return Encoded(
+      torch.cat(tokens, dim=1).to(dtype),
+      torch.cat([text_mask[name] for name in names], dim=1),
+      [block.speech_attention.fold(projected) for block in self.blocks],
+    )
+
+  def forward(
+    self,
+    hidden_states: torch.Tensor,
+    timestep: torch.Tensor,
+    encoded: Encoded,
+    return_dict: bool = True,
+  ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
+    """Return the velocity, float32 [B c f h w], of latents like it.
+
+    timestep: flow time [B], 0 for noise and 1 for data.
+    """
+    frames, *size = hidden_states.shape[2:]
+    patch, dtype = self.config.patch, self.patches.weight.dtype
+    rows, columns = (n // patch for n in size)
+    grid = hidden_states.unflatten(4, (columns, patch))
+    grid = grid.unflatten(3, (rows, patch)).permute(0, 2, 3, 5, 4, 6, 1)
+    x = self.patches(grid.flatten(4).flatten(1, 3).to(dtype))
+    position = self.positions(frames, rows, columns).to(dtype)
+    time = functional.silu(self.time(timestep))
+    shared = self.modulation(time).unflatten(1, (2, 3, -1))
+    for block, speech in zip(self.blocks, encoded.speech, strict=True):
+      x = block(x + position, shared, encoded.text, encoded.text_mask, speech)
+    shift, scale = self.final_modulation(time)[:, None].chunk(2, dim=-1)
+    x = modulate(self.final_norm(x), shift, scale)
+    out = self.final(x.float()).unflatten(1, (frames, rows, columns))
+    out = out.unflatten(4, (patch, patch, -1)).permute(0, 6, 1, 2, 4, 3, 5)
+    out = out.flatten(5, 6).flatten(3, 4)
+    if self.skip is not None:
+      out = out + self.skip(time)[:, :, None, None, None] * hidden_states
+    return Transformer2DModelOutput(out) if return_dict else (out,)
