@@ -26,6 +26,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("slice", "data", "fsdp", "context", "tensor")
 
+# Parameters are whole on each part of these.
+REPLICAS = ("slice", "data")
+
 TILE = 8  # Rows of an array that lie together in a TPU's memory.
 
 # A letter of a parameter takes the axes that no letter before it in the table
@@ -37,7 +40,7 @@ PARAMETERS = {
   "E": ("fsdp", "context"),
 }
 ACTIVATIONS = {
-  "B": ("slice", "data", "fsdp"),
+  "B": (*REPLICAS, "fsdp"),
   "f": "context",
   "T": "context",
   "N": "tensor",
@@ -220,6 +223,15 @@ def _dividing(
   return taken
 
 
+def lay_out(tree: Any, where: Any) -> Any:
+  """Lay arrays out by a tree of shardings, for the axes that are split here."""
+  return jax.tree.map(
+    lambda x, sharding: jax.lax.with_sharding_constraint(x, sharding.spec),
+    tree,
+    where,
+  )
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Return where the arrays of a batch live: split along B."""
   return NamedSharding(mesh, PartitionSpec(ACTIVATIONS["B"]))
@@ -259,22 +271,49 @@ def shard_mapped(
     lambda *args: fn(*args)[None],
     in_specs=tuple(PartitionSpec(*_axes(names)) for names in inputs),
     out_specs=PartitionSpec(_axes_lost(inputs, output), *_axes(output)),
+    axis_names={*mesh.axis_names} - {*mesh.manual_axes},
     check_vma=False,
   )
 
   return lambda *args: constrain(jax.lax.reduce_sum(mapped(*args), [0]), output)
 
 
-def _axes(letters: str) -> list[str | tuple[str, ...] | None]:
-  return [ACTIVATIONS.get(letter) for letter in letters.split()]
+def mean_over_replicas(
+  fn: Callable[[Any, Any], Any],
+) -> Callable[[Any, Any], Any]:
+  """Return fn(whole, rows) as each replica runs it, and the replicas' mean.
+
+  A replica, one part of `slice` x `data`, holds all parameters. It runs fn on
+  its own rows of a batch and sends nothing to the others until fn is through;
+  so what fn adds up, as over parts of a batch, crosses between them once.
+  Without replicas this is fn itself.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or math.prod(mesh.shape[axis] for axis in REPLICAS) == 1:
+    return fn
+  return jax.shard_map(
+    lambda whole, rows: jax.lax.pmean(fn(whole, rows), REPLICAS),
+    in_specs=(PartitionSpec(), PartitionSpec(REPLICAS)),
+    out_specs=PartitionSpec(),
+    axis_names={*REPLICAS},
+    check_vma=False,
+  )
+
+
+def _axes(letters: str) -> list[tuple[str, ...]]:
+  return [_split(letter) for letter in letters.split()]
+
+
+def _split(letter: str) -> tuple[str, ...]:
+  """Return the axes that split a letter here: a replica has its own rows."""
+  apart = jax.sharding.get_abstract_mesh().manual_axes
+  return tuple(a for a in _tuple(ACTIVATIONS.get(letter)) if a not in apart)
 
 
 def _axes_lost(inputs: Sequence[str], output: str) -> tuple[str, ...]:
   """Return the mesh axes of the letters that only the inputs have."""
   lost = {*" ".join(inputs).split()} - {*output.split()}
-  return tuple(
-    a for letter in sorted(lost) for a in _tuple(ACTIVATIONS.get(letter))
-  )
+  return tuple(axis for letter in sorted(lost) for axis in _split(letter))
 
 
 def batch_shards(mesh: Mesh) -> int:

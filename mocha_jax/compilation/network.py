@@ -77,12 +77,12 @@ class Wiring:
     kind: one of `hlo.COLLECTIVES`; an all-reduce of which each device keeps
       its part is a reduce-scatter.
     """
-    group = self._group(instruction)
+    group = group_of(instruction, self._mesh.size)
     sent = sum(
       a.bytes for n in instruction.operands for a in computation[n].arrays
     )
     whole = sent * len(group) if kind == "all-gather" else sent
-    axes = self._axes(group)
+    axes = " x ".join(crossed(group, self._mesh)) or "none"
     if len(group) < 2:
       return Collective(kind, axes, 0.0, 0.0, 0.0)
     slices = len(set(self._slices[group]))
@@ -156,33 +156,32 @@ class Wiring:
     hops = span / 2 if ring else span - stride
     return len(along), links * generation.link / stride, hops
 
-  def _axes(self, group: np.ndarray) -> str:
-    """Name the axes of the mesh along which the members of a group differ."""
-    at = np.unravel_index(group, self._mesh.devices.shape)
-    names = [
-      name
-      for name, index in zip(self._mesh.axis_names, at, strict=True)
-      if len(set(index.tolist())) > 1
-    ]
-    return " x ".join(names) or "none"
 
-  def _group(self, instruction: Instruction) -> np.ndarray:
-    """Return the first group of devices, by their places in the mesh."""
-    text = instruction.attributes
-    everyone = np.arange(self._mesh.size)
-    if pair := _PAIRS.search(text):
-      return np.array([int(pair[1]), int(pair[2])])
-    if found := _MESH.search(text):
-      return _named_group(found, everyone)
-    if found := _LIST.search(text):
-      inside = (found[1] or "{}").strip("{}")
-      return (
-        np.array([int(n) for n in inside.split(",")]) if inside else everyone
-      )
-    found = re.search(r"replica_groups=(\[\S+)", text)
-    if not found:
-      return everyone
-    return _iota(found[1])[0]
+def crossed(group: np.ndarray, mesh: Mesh) -> tuple[str, ...]:
+  """Return the axes of a mesh along which the members of a group differ."""
+  at = np.unravel_index(group, mesh.devices.shape)
+  return tuple(
+    name
+    for name, index in zip(mesh.axis_names, at, strict=True)
+    if len(set(index.tolist())) > 1
+  )
+
+
+def group_of(instruction: Instruction, devices: int) -> np.ndarray:
+  """Return the first group of a collective, as places among the devices."""
+  text = instruction.attributes
+  everyone = np.arange(devices)
+  if pair := _PAIRS.search(text):
+    return np.array([int(pair[1]), int(pair[2])])
+  if found := _MESH.search(text):
+    return _named_group(found, everyone)
+  if found := _LIST.search(text):
+    inside = (found[1] or "{}").strip("{}")
+    return np.array([int(n) for n in inside.split(",")]) if inside else everyone
+  found = re.search(r"replica_groups=(\[\S+)", text)
+  if not found:
+    return everyone
+  return _iota(found[1])[0]
 
 
 def _iota(text: str) -> np.ndarray:

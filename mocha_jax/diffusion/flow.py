@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 Model = Callable[[Array, Array, Any], Array]
 
@@ -37,9 +37,18 @@ def shift_time(t: T, shift: float) -> T:
   return t / (t + shift * (1 - t))
 
 
-def sample_time(key: jax.Array, batch: int, shift: float) -> Float[Array, "B"]:
-  """Draw a flow time for each clip."""
-  return shift_time(jax.nn.sigmoid(jax.random.normal(key, (batch,))), shift)
+def draw(
+  keys: Key[Array, "B"], shape: tuple[int, ...], shift: float
+) -> tuple[Float[Array, "B"], Float[Array, "B *X"]]:
+  """Draw a flow time and noise of a shape for each clip.
+
+  Each has a key of its own, so that what is drawn does not depend on where the
+  clip lies or on how a batch is parted.
+  """
+  time_keys, noise_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+  logits = jax.vmap(jax.random.normal)(time_keys)
+  eps = jax.vmap(lambda key: jax.random.normal(key, shape))(noise_keys)
+  return shift_time(jax.nn.sigmoid(logits), shift), eps
 
 
 def interpolate(
@@ -54,13 +63,14 @@ def loss(
   model: Model,
   x1: Float[Array, "B f h w c"],
   condition: Any,
-  key: jax.Array,
+  keys: Key[Array, "B"],
   config: FlowConfig,
 ) -> Float[Array, ""]:
-  """Return the mean squared error of the predicted velocity."""
-  time_key, noise_key = jax.random.split(key)
+  """Return the mean squared error of the predicted velocity.
+
+  keys: one for each clip.
+  """
   x1 = x1.astype(jnp.float32)
-  t = sample_time(time_key, x1.shape[0], config.shift)
-  eps = jax.random.normal(noise_key, x1.shape)
+  t, eps = draw(keys, x1.shape[1:], config.shift)
   velocity = model(interpolate(x1, eps, t), t, condition)
   return jnp.mean(jnp.square(velocity.astype(jnp.float32) - (x1 - eps)))

@@ -76,43 +76,43 @@ def make_train_step(
   where = state_shardings(network, optimizer, mesh)
   in_use = network.shardings(mesh, in_use=True)
 
-  def loss(trained, params, batch: Batch, key):
+  def loss(trained, params, batch: Batch, keys):
     model = network.bind(joined(params, trained))
     latents = sharding.constrain(batch.latents, "B f h w c")
-    return flow.loss(model, latents, batch.condition, key, flow_config)
+    return flow.loss(model, latents, batch.condition, keys, flow_config)
 
-  def of_part(params, batch: Batch, key):
+  def of_part(params, batch: Batch, keys):
     trained = network.trained(params)
-    value, grads = jax.value_and_grad(loss)(trained, params, batch, key)
+    value, grads = jax.value_and_grad(loss)(trained, params, batch, keys)
     # Here, so that no device ever holds the sum of all gradients whole.
-    return value, jax.lax.with_sharding_constraint(
-      grads, network.trained(in_use)
-    )
+    return value, sharding.lay_out(grads, network.trained(in_use))
 
-  def gradients(params, batch: Batch, key):
+  def gradients(params, rows: tuple[Batch, jax.Array]):
     if config.accumulate == 1:
-      return of_part(params, batch, key)
+      return of_part(params, *rows)
     # Part i takes every accumulate-th clip, so that each device keeps its own.
     parts = jax.tree.map(
       lambda x: jnp.moveaxis(
         x.reshape(-1, config.accumulate, *x.shape[1:]), 1, 0
       ),
-      batch,
+      rows,
     )
-    keys = jax.random.split(key, config.accumulate)
 
     def add(total, part):
       return jax.tree.map(jnp.add, total, of_part(params, *part)), None
 
     trained = network.trained(params)
     zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), trained))
-    total, _ = jax.lax.scan(add, zero, (parts, keys))
+    total, _ = jax.lax.scan(add, zero, parts)
     return jax.tree.map(lambda x: x / config.accumulate, total)
 
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     gathered = jax.lax.with_sharding_constraint(state.params, in_use)
-    value, grads = gradients(gathered, batch, key)
+    keys = jax.random.split(key, len(batch.latents))
+    value, grads = sharding.mean_over_replicas(gradients)(
+      gathered, (batch, keys)
+    )
     grads = jax.lax.with_sharding_constraint(grads, where.ema)
     with jax.named_scope("optimizer"):
       trained = network.trained(state.params)

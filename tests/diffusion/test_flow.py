@@ -9,18 +9,22 @@ from tests import numerics
 SHAPE = (4, 3, 2, 2, 5)
 
 
+def keys(clips: int):
+  return jax.random.split(jax.random.key(0), clips)
+
+
 def test_loss_of_the_true_velocity_is_zero():
   x1 = jax.random.normal(jax.random.key(1), SHAPE)
   # With x1 known, v = (x1 - x_t) / (1 - t).
   model = lambda x_t, t, _: (x1 - x_t) / (1 - t).reshape(-1, 1, 1, 1, 1)
-  loss = flow.loss(model, x1, None, jax.random.key(0), flow.FlowConfig(1.0))
+  loss = flow.loss(model, x1, None, keys(len(x1)), flow.FlowConfig(1.0))
   assert float(loss) < 1e-9
 
 
 def test_loss_of_zero_is_the_energy_of_data_and_noise():
   x1 = 2 * jnp.ones((64, 8, 4, 4, 8))
   model = lambda x_t, t, _: jnp.zeros_like(x_t)
-  loss = flow.loss(model, x1, None, jax.random.key(0), flow.FlowConfig(1.0))
+  loss = flow.loss(model, x1, None, keys(len(x1)), flow.FlowConfig(1.0))
   np.testing.assert_allclose(loss, 5, rtol=0.02)
 
 
@@ -39,9 +43,17 @@ def test_shift_favours_noise_and_keeps_the_ends():
 
 
 def test_time_is_a_squashed_normal():
-  t = flow.sample_time(jax.random.key(0), 100_000, 1.0)
+  t, _ = flow.draw(keys(100_000), (1,), 1.0)
   logit = jnp.log(t / (1 - t))
   np.testing.assert_allclose([logit.mean(), logit.std()], [0, 1], atol=0.02)
+
+
+def test_noise_of_a_clip_does_not_depend_on_the_others():
+  t, eps = flow.draw(keys(8), SHAPE[1:], 3.0)
+  some_t, some_eps = flow.draw(keys(8)[2:5], SHAPE[1:], 3.0)
+  numerics.assert_same(some_t, t[2:5])
+  numerics.assert_same(some_eps, eps[2:5])
+  assert len(jnp.unique(eps)) == eps.size
 
 
 def test_shift_that_is_not_positive_is_refused():

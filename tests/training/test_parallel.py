@@ -9,10 +9,12 @@ import pytest
 
 from mocha_jax import sharding
 from mocha_jax.batch import Batch, Condition
+from mocha_jax.compilation import hlo, network
 from mocha_jax.diffusion import flow
 from mocha_jax.diffusion.flow import FlowConfig
 from mocha_jax.models.movie_gen import MovieGen
 from mocha_jax.training import optim, state, step
+from mocha_jax.training.checkpoint import abstract_state
 from tests.small_model import CONFIG
 from tests.training.test_training import OPTIM, STEP, find
 
@@ -61,8 +63,8 @@ def compiled_gradients(shape, clips: int, model=CONFIG):
 
   def loss(params, batch: Batch):
     latents = sharding.constrain(batch.latents, "B f h w c")
-    key = jax.random.key(3)
-    return flow.loss(network.bind(params), latents, batch.condition, key, FLOW)
+    keys = jax.random.split(jax.random.key(3), len(latents))
+    return flow.loss(network.bind(params), latents, batch.condition, keys, FLOW)
 
   with jax.set_mesh(mesh):
     params = jax.device_put(alive(network), where)
@@ -143,14 +145,51 @@ def trainer_on(shape, config=STEP) -> Trainer:
   return Trainer(shape, config)
 
 
-def test_accumulation_with_a_part_of_a_clip_a_device_is_that_of_one_device():
+def test_accumulation_on_any_mesh_is_that_of_one_device():
   config = dataclasses.replace(STEP, accumulate=2)
   losses = []
-  for shape in ((1, 1, 1, 1, 1), (1, 2, 1, 4, 1)):
+  for shape in ((1, 1, 1, 1, 1), (1, 2, 1, 4, 1), (1, 2, 1, 2, 2)):
     trainer = trainer_on(shape, config)
     now = trainer.init()
-    given = sharding.place(batch(4), trainer.mesh)
+    given = sharding.place(batch(8), trainer.mesh)
     for _ in range(2):
       now, metrics = trainer.step(now, given)
       losses.append(float(metrics["loss"]))
-  np.testing.assert_allclose(losses[2:], losses[:2], rtol=0, atol=1e-5)
+  np.testing.assert_allclose(losses[2:], 2 * losses[:2], rtol=0, atol=1e-5)
+
+
+def test_gradients_cross_between_slices_once_a_step_and_nothing_else_does():
+  trainer = trainer_on((1, 2, 1, 2, 2), dataclasses.replace(STEP, accumulate=4))
+  given = sharding.place(batch(16), trainer.mesh)
+  like = abstract_state(trainer.network, trainer.optimizer, trainer.mesh)
+  program = hlo.parse(trainer.step.lower(like, given).compile().as_text())
+  found = [
+    (instruction, times)
+    for instruction, times in collectives(program, program.entry)
+    if "slice" in crossed(instruction, trainer.mesh)
+  ]
+  assert {i.opcode for i, _ in found} == {"all-reduce"}
+  assert {times for _, times in found} == {1}
+  sizes = [a.dims for i, _ in found for a in i.arrays]
+  # Each device has its part of every gradient, and adds up loss and norm.
+  where = trainer.network.shardings(trainer.mesh, in_use=True)
+  parts = jax.tree.map(
+    lambda x, on: on.shard_shape(x.shape), trainer.network.shapes, where
+  )
+  leaves = jax.tree.leaves(parts, is_leaf=lambda x: isinstance(x, tuple))
+  size = lambda dims: int(np.prod(dims))
+  assert sum(map(size, sizes)) <= sum(map(size, leaves)) + 2
+
+
+def collectives(program, computation, times=1):
+  """Yield the collectives of a program, and how often each runs."""
+  for instruction in computation:
+    if instruction.opcode.removesuffix("-start") in hlo.COLLECTIVES:
+      yield instruction, times
+    often = program.trips(instruction) if instruction.opcode == "while" else 1
+    for name in instruction.called:
+      yield from collectives(program, program[name], times * often)
+
+
+def crossed(instruction, mesh):
+  return network.crossed(network.group_of(instruction, mesh.size), mesh)
