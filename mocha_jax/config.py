@@ -35,11 +35,14 @@ def summary(name: str) -> str:
 
 
 def load(name_or_path: str) -> ConfigDict:
-  """Load an experiment by its name, or by the path of its .py file.
+  """Load an experiment by its name, or by the path of its file.
 
-  The config is locked: keys can be changed, but none can be added. Raises
-  ValueError for an unknown name, FileNotFoundError for a missing file.
+  That is .py, or the .json of a run or an export. The config is locked: keys
+  can be changed, but none can be added. Raises ValueError for an unknown name,
+  FileNotFoundError for a missing file.
   """
+  if name_or_path.endswith(".json"):
+    return _read(pathlib.Path(name_or_path))
   if name_or_path.endswith(".py"):
     module = _module_at(pathlib.Path(name_or_path))
   elif name_or_path in names():
@@ -95,6 +98,15 @@ def _experiments_path() -> Iterable[str]:
   spec = importlib.util.find_spec("experiments")
   assert spec is not None and spec.submodule_search_locations is not None
   return spec.submodule_search_locations
+
+
+def _read(path: pathlib.Path) -> ConfigDict:
+  if not path.is_file():
+    raise FileNotFoundError(f"no experiment file {path}")
+  try:
+    return from_json(path.read_text())
+  except ValueError as error:
+    raise ValueError(f"{path} is no config: {error}") from error
 
 
 def _module_at(path: pathlib.Path) -> types.ModuleType:

@@ -36,6 +36,10 @@ def make_parser() -> argparse.ArgumentParser:
   _add_sample_flags(_add(verbs, "sample", "make clips from prompts and speech"))
   score = _add(verbs, "score", "measure a run on its held-out clips")
   score.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+  bring = _add(verbs, "import", "make a run of other people's weights")
+  _add_config(bring)
+  _add_import_flags(bring)
+  _add_export_flags(_add(verbs, "export", "write a run as files for others"))
   _add(verbs, "experiments", "list what --config can name")
   return parser
 
@@ -117,6 +121,10 @@ def _add_train_flags(parser: argparse.ArgumentParser) -> None:
     help="where compiled programs are kept (default:"
     " JAX_COMPILATION_CACHE_DIR, or else ~/.cache/mocha_jax/xla)",
   )
+  _add_processes(parser)
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--coordinator",
     metavar="HOST:PORT",
@@ -219,6 +227,52 @@ def _add_sample_flags(parser: argparse.ArgumentParser) -> None:
       metavar=name[0].upper(),
       help="default: as the run's config says",
     )
+
+
+def _add_import_flags(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--from",
+    dest="source",
+    type=Path,
+    required=True,
+    metavar="PATH",
+    help="a .safetensors file, an index of several, a folder with either (of"
+    " diffusers, of Wan's own or of `mocha export`), or PyTorch's .pth",
+  )
+  parser.add_argument(
+    "--run",
+    type=Path,
+    required=True,
+    metavar="FOLDER",
+    help="the run to make, for `mocha train` to go on from",
+  )
+  _add_processes(parser)
+
+
+def _add_export_flags(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--run", type=Path, required=True, metavar="RUN", help="the run's folder"
+  )
+  parser.add_argument(
+    "--format",
+    required=True,
+    choices=("safetensors",),
+    help="safetensors: parameters by our names, and the config as JSON",
+  )
+  parser.add_argument(
+    "--out", type=Path, required=True, metavar="FOLDER", help="to be made"
+  )
+  parser.add_argument(
+    "--raw",
+    action="store_true",
+    help="the parameters themselves, not their moving average",
+  )
+  parser.add_argument(
+    "--dtype",
+    choices=("float32", "bfloat16"),
+    default="float32",
+    help="of the parameters (default: float32, as they are)",
+  )
 
 
 def _count(text: str) -> int:

@@ -17,7 +17,7 @@ from mocha_jax.encoders import make_speech_encoder, make_text_encoders
 from mocha_jax.media import ClipFormat
 from mocha_jax.models import make_config
 from mocha_jax.sections import section
-from mocha_jax.training.checkpoint import Checkpointer
+from mocha_jax.training.checkpoint import open_newest
 
 
 class Generator:
@@ -46,17 +46,14 @@ class Generator:
     return cls(run.open_run(folder))
 
   def _restore(self, opened: run.Run):
-    if not opened.checkpoints.is_dir():
-      raise FileNotFoundError(f"{opened.folder} has no checkpoints yet")
-    checkpointer = Checkpointer(opened.checkpoints, keep=None)
-    if checkpointer.latest is None:
-      raise FileNotFoundError(f"no checkpoint in {opened.checkpoints}")
+    checkpointer = open_newest(opened.checkpoints)
     like = jax.tree.map(
       lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
       self._network.shapes,
       self._network.shardings(self._mesh),
     )
-    params = checkpointer.restore_part("ema", like)
+    part = "ema" if "ema" in checkpointer.parts else "params"
+    params = checkpointer.restore_part(part, like)
     checkpointer.close()
     return checkpointer.latest, params
 

@@ -155,6 +155,26 @@ def _train(asked: Namespace, config: "ConfigDict") -> None:
       print(f"wrote {wrote}")
 
 
+def _import(asked: Namespace, config: "ConfigDict") -> None:
+  from mocha_jax import importing
+  from mocha_jax.launch import processes
+
+  processes.join(asked.coordinator, asked.processes, asked.process)
+  with processes.ending_together("mocha import", _line):
+    found = importing.bring_in(config, asked.source, asked.run)
+    if processes.is_first():
+      print(found)
+      print(f"wrote {asked.run}")
+
+
+def _export(asked: Namespace) -> None:
+  from mocha_jax import exporting
+
+  source = exporting.open_source(asked.run, raw=asked.raw, dtype=asked.dtype)
+  exporting.export(source, asked.out, asked.format)
+  print(f"wrote {asked.out}: {source.part} of step {source.step}")
+
+
 def _compile(asked: Namespace, changes: Sequence[str]) -> None:
   from mocha_jax.compilation import command
 
@@ -230,10 +250,12 @@ _WITH_CONFIG = {
   "ingest": _ingest,
   "encode": _encode,
   "train": _train,
+  "import": _import,
 }
 _WITHOUT_CONFIG = {
   "inspect": _inspect,
   "sample": _sample,
   "score": _score,
+  "export": _export,
   "experiments": _experiments,
 }

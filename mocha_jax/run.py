@@ -2,7 +2,7 @@
 
 config.json     the experiment, every key
 codec.npz       the codec of the data set that it was trained on
-checkpoints/    by step
+checkpoints/    by step; 0, with parameters alone, holds what was imported
 metrics.jsonl, speed.jsonl, tensorboard/
 profile/        if asked for
 samples/, scores.json, report.html    written by `mocha score`
@@ -52,8 +52,23 @@ class Run:
     """Where the checkpoints lie."""
     return self.folder / "checkpoints"
 
+  @property
+  def is_imported(self) -> bool:
+    """Whether it holds what was imported, and no training has begun."""
+    steps = {path.name for path in self.checkpoints.glob("*")}
+    return steps == {"0"} and not (self.checkpoints / "0/opt_state").exists()
+
   def codec(self) -> Codec:
-    """Load the codec of the run."""
+    """Load the codec of the run.
+
+    Raises:
+      FileNotFoundError: the run was imported without one.
+    """
+    if not (self.folder / "codec.npz").is_file():
+      raise FileNotFoundError(
+        f"{self.folder} has no codec.npz yet: `mocha train` brings that of its "
+        "data"
+      )
     return load_codec(self.folder / "codec.npz")
 
 
@@ -116,12 +131,16 @@ def _check_same(run: Run, config: ConfigDict, codec: pathlib.Path) -> None:
   """Refuse what the checkpoints of a run do not go with."""
   changed = experiments.difference(run.config, config)
   for key, (old, new) in changed.items():
-    if not key.startswith(FREE):
+    free = run.is_imported and not key.startswith("model.")
+    if not free and not key.startswith(FREE):
       raise ValueError(
         f"{run.folder} holds a run with config.{key} = {old!r}, not {new!r}; "
         "give it back its value or choose another --run"
       )
-  if (run.folder / "codec.npz").read_bytes() != codec.read_bytes():
+  own = run.folder / "codec.npz"
+  if run.is_imported and not own.is_file():
+    return
+  if own.read_bytes() != codec.read_bytes():
     raise ValueError(
       f"{run.folder} was trained with another codec than {codec}: the data "
       "were made anew; choose another --run"

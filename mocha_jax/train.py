@@ -119,12 +119,15 @@ def _start(
   """Return the state to go on from, with the batches where it stands."""
   processes.agree(f"newest checkpoint of {folder}", str(checkpointer.latest))
   network, optimizer, mesh = parts.network, parts.optimizer, parts.mesh
+  like = abstract_state(network, optimizer, mesh)
   if checkpointer.latest is None:
     now = state.init_state(network, optimizer, mesh, seed)
+  elif checkpointer.parts == {"params"}:
+    params = checkpointer.restore_part("params", like.params)
+    now = state.init_state(network, optimizer, mesh, seed, params)
+    _say(f"starting from what was imported into {folder}")
   else:
-    now = checkpointer.restore(
-      abstract_state(network, optimizer, mesh), batches
-    )
+    now = checkpointer.restore(like, batches)
     _say(f"going on from step {checkpointer.latest} of {folder}")
   _say(
     f"{run.count_parameters(network) / 1e6:.2f} M parameters on "

@@ -44,7 +44,7 @@ LACKING = (
 WHEN_USED = {
   "encoders": {"librosa", "soxr", "tokenizers"},
   "kernels": {"torch"},  # To be compared with.
-  "training": {"tensorboardX", "rich"},
+  "training": {"tensorboardX", "tensorstore", "rich"},
 }
 
 # Whom of us each package may import, besides itself and the leaves, which

@@ -8,6 +8,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
+from mocha_jax.training import stream
 from mocha_jax.training.state import Network, TrainState, state_shardings
 
 
@@ -37,8 +38,9 @@ class Checkpointer:
   """
 
   def __init__(self, folder: pathlib.Path, *, keep: int | None):
+    self._folder = folder.absolute()
     self._manager = ocp.CheckpointManager(
-      folder.absolute(),
+      self._folder,
       options=ocp.CheckpointManagerOptions(max_to_keep=keep),
     )
 
@@ -46,6 +48,16 @@ class Checkpointer:
   def latest(self) -> int | None:
     """The newest step saved."""
     return self._manager.latest_step()
+
+  @property
+  def folder(self) -> pathlib.Path:
+    """Where the newest checkpoint lies."""
+    return self._folder / str(self.latest)
+
+  @property
+  def parts(self) -> set[str]:
+    """What the newest checkpoint holds; an imported one, "params" alone."""
+    return {item.name for item in self.folder.iterdir() if item.is_dir()}
 
   def is_preempted(self, step: int) -> bool:
     """Return whether to end before this step, since a machine will be lost.
@@ -62,9 +74,7 @@ class Checkpointer:
     if step == self.latest:
       return
     parts: dict[str, Any] = {
-      field.name: ocp.args.StandardSave(
-        {field.name: getattr(state, field.name)}
-      )
+      field.name: _save(field.name, getattr(state, field.name))
       for field in dataclasses.fields(state)
     }
     parts["data"] = ocp.args.JsonSave(batches.get_state())
@@ -94,8 +104,28 @@ class Checkpointer:
     self._manager.close()
 
 
+def open_newest(folder: pathlib.Path) -> Checkpointer:
+  """Open checkpoints to read the newest.
+
+  Raises:
+    FileNotFoundError: there is none.
+  """
+  if not folder.is_dir():
+    raise FileNotFoundError(f"{folder.parent} has no checkpoints yet")
+  checkpointer = Checkpointer(folder, keep=None)
+  if checkpointer.latest is None:
+    raise FileNotFoundError(f"no checkpoint in {folder}")
+  return checkpointer
+
+
+def _save(name: str, part: Any) -> ocp.args.StandardSave:
+  """Save one part; it lies under its name, since orbax wants a tree."""
+  tree = {name: part}
+  return ocp.args.StandardSave(tree, jax.tree.map(stream.save_args, tree))
+
+
 def _restore(name: str, like: Any) -> ocp.args.StandardRestore:
-  """Ask for one part; it lies under its name, since orbax wants a tree."""
+  """Ask for one part, from under its name."""
   return ocp.args.StandardRestore({name: like})
 
 

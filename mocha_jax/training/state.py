@@ -56,12 +56,16 @@ def init_state(
   optimizer: optax.GradientTransformation,
   mesh: Mesh,
   seed: int,
+  params: Any = None,
 ) -> TrainState:
-  """Build the whole state in one compiled function, already laid out."""
+  """Build the whole state in one compiled function, already laid out.
 
-  def init() -> TrainState:
+  params: those to start from, which are given away; fresh ones unless given.
+  """
+
+  def init(params) -> TrainState:
     init_key, rng = jax.random.split(jax.random.key(seed))
-    params = network.init(init_key)
+    params = network.init(init_key) if params is None else params
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
@@ -71,5 +75,7 @@ def init_state(
     )
 
   return jax.jit(
-    init, out_shardings=state_shardings(network, optimizer, mesh)
-  )()
+    init,
+    out_shardings=state_shardings(network, optimizer, mesh),
+    donate_argnums=0,
+  )(params)

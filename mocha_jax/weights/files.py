@@ -29,6 +29,7 @@ _DTYPES = {
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 _PART = 2**28  # Bytes that are read, and then written, at a time.
+SHARD_BYTES = 5 * 10**9  # Of a file, unless a tensor is larger.
 _HEADER = 8  # Bytes before a header of JSON, which say how long it is.
 
 
@@ -216,12 +217,15 @@ def write_sharded(
   tensors: Mapping[str, Stored],
   *,
   stem: str,
-  shard_bytes: int = 5 * 10**9,
+  shard_bytes: int = SHARD_BYTES,
+  metadata: Mapping[str, str] | None = None,
 ) -> list[pathlib.Path]:
   """Write tensors as safetensors, each read only when its turn comes.
 
   One file STEM.safetensors, or where that would hold more than `shard_bytes`,
   STEM-00001-of-0000N.safetensors and STEM.safetensors.index.json.
+
+  metadata: what a file says of itself.
 
   Returns:
     The files.
@@ -229,11 +233,11 @@ def write_sharded(
   folder.mkdir(parents=True, exist_ok=True)
   shards = _shards(tensors, shard_bytes)
   if len(shards) == 1:
-    return [write(folder / f"{stem}.safetensors", shards[0])]
+    return [write(folder / f"{stem}.safetensors", shards[0], metadata)]
   where, files = {}, []
   for i, shard in enumerate(shards):
     name = f"{stem}-{i + 1:05}-of-{len(shards):05}.safetensors"
-    files.append(write(folder / name, shard))
+    files.append(write(folder / name, shard, metadata))
     where |= dict.fromkeys(shard, name)
   index = folder / f"{stem}.safetensors.index.json"
   total = sum(map(_bytes, tensors.values()))
@@ -256,9 +260,15 @@ def _shards(
   return shards
 
 
-def write(path: pathlib.Path, tensors: Mapping[str, Stored]) -> pathlib.Path:
+def write(
+  path: pathlib.Path,
+  tensors: Mapping[str, Stored],
+  metadata: Mapping[str, str] | None = None,
+) -> pathlib.Path:
   """Write one safetensors file, in parts of tensors of some 256 MB."""
-  header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+  header: dict[str, Any] = {
+    "__metadata__": {"format": "pt", **(metadata or {})}
+  }
   end = 0
   for name, tensor in tensors.items():
     start, end = end, end + _bytes(tensor)

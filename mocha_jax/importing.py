@@ -1,0 +1,138 @@
+"""The verb `import`: other people's weights become a run to go on from."""
+
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
+
+from mocha_jax import config as configs
+from mocha_jax import folders, run, sharding
+from mocha_jax.launch import processes
+from mocha_jax.network import Network
+from mocha_jax.sections import section
+from mocha_jax.training import stream
+from mocha_jax.weights import files, tables, wan
+from mocha_jax.weights.tables import Entry, Leaf, Stored
+
+# Of a pipeline of diffusers, the part that a backbone comes from.
+_COMPONENT = "transformer"
+
+
+def bring_in(
+  config: ConfigDict, source: pathlib.Path, folder: pathlib.Path
+) -> str:
+  """Make a run whose checkpoint of step 0 holds the weights of a file.
+
+  Every parameter is read by those whose devices hold it, slice by slice, is
+  written, and is forgotten before the next. What hears, and adapters, start
+  fresh where the file lacks them. All processes call it alike.
+
+  source: what `weights.files.open_tensors` takes.
+
+  Returns:
+    What was found, in one line.
+
+  Raises:
+    ValueError: keys of either side are missing, extra or misshapen; or the
+      folder is there already.
+  """
+  text = processes.from_first("config", lambda: configs.to_json(config))
+  processes.agree("config", text)
+  tensors = files.open_tensors(source, _COMPONENT)
+  network = run.make_network(config)
+  plan = tables.plan(
+    _table(config, network, tensors),
+    *(network.shapes, network.letters, tensors),
+    fresh=wan.FRESH,
+  )
+  mesh = sharding.make_mesh(
+    section(sharding.MeshConfig, config.to_dict()["mesh"], "mesh")
+  )
+  fresh = _Fresh(network, config.to_dict()["seed"])
+
+  def promise(path, shape, where) -> stream.Promise:
+    name = ".".join(str(key.key) for key in path)
+    leaf = plan.leaves.get(name)
+    make = (
+      (lambda: fresh.make(name, where))
+      if leaf is None
+      else (lambda: _read(leaf, tensors, shape.dtype, where))
+    )
+    return stream.Promise(tuple(shape.shape), shape.dtype, make)
+
+  with folders.appearing_whole(folder) as partial:
+    opened = run.Run(partial, config)
+    stream.write(
+      opened.checkpoints,
+      jax.tree.map_with_path(promise, network.shapes, network.shardings(mesh)),
+    )
+    if processes.is_first():
+      (partial / "config.json").write_text(text)
+      _bring_codec(config, source, partial)
+  started = f"; fresh: {', '.join(plan.fresh)}" if plan.fresh else ""
+  return f"{len(tensors)} tensors, {len(plan.leaves)} parameters{started}"
+
+
+def _table(
+  config: ConfigDict, network: Network, tensors: Mapping[str, Stored]
+) -> Sequence[Entry]:
+  """Return the table, of those that the backbone has, with most names there."""
+  known = [tables.same_names(network.shapes, network.letters)]
+  model = config.to_dict()["model"]
+  if model["name"] == "wan":
+    known += [wan.diffusers(model["patch"]), wan.original(model["patch"])]
+
+  def found(entries: Sequence[Entry]) -> int:
+    leaves = tables.bind(entries, network.shapes, network.letters)
+    return sum(name in tensors for x in leaves.values() for name in x.names)
+
+  return max(known, key=found)
+
+
+def _read(
+  leaf: Leaf, tensors: Mapping[str, Stored], dtype: Any, where: NamedSharding
+) -> jax.Array:
+  """Read a parameter, each device its slice."""
+
+  def part(index) -> np.ndarray:
+    return leaf.read_ours(tensors, index, dtype)
+
+  return jax.make_array_from_callback(leaf.shape, where, part)
+
+
+class _Fresh:
+  """Makes parameters as a new run would, one at a time."""
+
+  def __init__(self, network: Network, seed: int):
+    self._network = network
+    self._key = jax.random.split(jax.random.key(seed))[0]  # As `init_state`.
+
+  def make(self, path: str, where: NamedSharding) -> jax.Array:
+    """Make one; the rest of the network is not computed."""
+
+    def init(key):
+      return tables.paths(self._network.init(key))[path]
+
+    return jax.jit(init, out_shardings=where)(self._key)
+
+
+def _bring_codec(
+  config: ConfigDict, source: pathlib.Path, folder: pathlib.Path
+) -> None:
+  """Put a codec into the run if there is one.
+
+  That of a run which was exported, or that of the data. Otherwise `mocha train`
+  brings that of its data.
+  """
+  root = config.to_dict()["data"]["root"]
+  beside = (source if source.is_dir() else source.parent) / "codec.npz"
+  encoded = pathlib.Path(root, "encoded", "codec.npz")
+  for path in (beside, encoded):
+    if path.is_file():
+      shutil.copyfile(path, folder / "codec.npz")
+      return

@@ -1,0 +1,159 @@
+import pathlib
+import signal
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from mocha_jax import config as configs
+from mocha_jax import exporting, folders, importing, run
+from mocha_jax.training import stream
+from mocha_jax.weights import files, tables
+from tests import command, numerics
+
+
+def averaged(folder: pathlib.Path) -> dict[str, np.ndarray]:
+  """Read the averaged parameters of a run; imported ones have no other."""
+  source = exporting.open_source(folder, raw=False, dtype="float32")
+  return {path: x.read() for path, x in source.parameters.items()}
+
+
+def export(folder, out, *, raw=False, dtype: exporting.Dtype = "float32"):
+  source = exporting.open_source(folder, raw=raw, dtype=dtype)
+  exporting.export(source, out, "safetensors")
+  return out
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_run, tmp_path_factory):
+  return export(tiny_run, tmp_path_factory.mktemp("exported") / "tiny")
+
+
+def bring_in(source, folder):
+  config = configs.load(str(source / "config.json"))
+  return importing.bring_in(config, source, folder)
+
+
+def test_what_is_exported_is_imported_bit_by_bit(tiny_run, exported, tmp_path):
+  said = bring_in(exported, tmp_path / "run")
+  assert said.endswith("parameters")  # None is fresh.
+  numerics.assert_same(averaged(tmp_path / "run"), averaged(tiny_run))
+  codec = (tmp_path / "run" / "codec.npz").read_bytes()
+  assert codec == (tiny_run / "codec.npz").read_bytes()
+
+
+def test_training_goes_on_from_what_was_imported(tiny_run, exported, tmp_path):
+  bring_in(exported, tmp_path / "run")
+  before = averaged(tmp_path / "run")
+  config = exported / "config.json"
+  said = command.mocha(
+    *("train", "--config", config, "--run", tmp_path / "run"),
+    *("--config.train.total_steps=1", "--config.optim.learning_rate=1e-30"),
+    cwd=tiny_run.parents[1],
+  )
+  assert "starting from what was imported" in said
+  assert not run.open_run(tmp_path / "run").is_imported
+  after = averaged(tmp_path / "run")
+  numerics.assert_close(after, before, np.float32)
+
+
+def test_raw_parameters_and_bfloat16_can_be_asked_for(tiny_run, tmp_path):
+  raw = files.open_tensors(export(tiny_run, tmp_path / "raw", raw=True))
+  half = files.open_tensors(
+    export(tiny_run, tmp_path / "half", dtype="bfloat16")
+  )
+  network = run.make_network(run.open_run(tiny_run).config)
+  last = tiny_run / "checkpoints" / "2"
+  (path,) = {"out.kernel"} & tables.paths(network.shapes).keys()
+  numerics.assert_same(
+    raw[path].read(), stream.read(last, "params", [path])[path].read()
+  )
+  numerics.assert_same(
+    half[path].read(),
+    stream.read(last, "ema", [path])[path].read().astype(ml_dtypes.bfloat16),
+  )
+
+
+def test_what_a_file_lacks_starts_as_in_a_new_run(exported, tmp_path):
+  from mocha_jax.assemble import assemble
+  from mocha_jax.training.state import init_state
+
+  tensors = {
+    name: x
+    for name, x in files.open_tensors(exported).items()
+    if "speech" not in name
+  }
+  files.write(tmp_path / "part.safetensors", tensors)
+  config = configs.load(str(exported / "config.json"))
+  config.update(dict(data=dict(batch_size=8)))  # Divides over the devices.
+  said = importing.bring_in(
+    config, tmp_path / "part.safetensors", tmp_path / "run"
+  )
+  assert "fresh: " in said and "blocks.speech_attention.key" in said
+  parts = assemble(config)
+  seed = config.to_dict()["seed"]
+  new = init_state(parts.network, parts.optimizer, parts.mesh, seed)
+  got = averaged(tmp_path / "run")
+  want = {
+    path: np.asarray(x)
+    for path, x in tables.paths(new.params).items()
+    if "speech" in path
+  }
+  numerics.assert_close({path: got[path] for path in want}, want, np.float32)
+
+
+def test_keys_that_do_not_fit_are_named_and_nothing_stays(exported, tmp_path):
+  tensors = dict(files.open_tensors(exported))
+  tensors["stranger"] = tensors.pop("out.kernel")
+  files.write(tmp_path / "x.safetensors", tensors)
+  config = configs.load(str(exported / "config.json"))
+  with pytest.raises(ValueError, match=r"missing out\.kernel.*extra stranger"):
+    importing.bring_in(config, tmp_path / "x.safetensors", tmp_path / "run")
+  assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_a_folder_that_is_there_is_refused(exported, tmp_path):
+  (tmp_path / "run").mkdir()
+  (tmp_path / "run" / "mine.txt").touch()
+  with pytest.raises(ValueError, match="there already"):
+    bring_in(exported, tmp_path / "run")
+  assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_folder_appears_when_it_is_whole(tmp_path):
+  (tmp_path / "out.partial").mkdir()  # Of one who was killed.
+  (tmp_path / "out.partial" / "old").touch()
+  with folders.appearing_whole(tmp_path / "out") as partial:
+    (partial / "new").touch()
+    assert not (tmp_path / "out").exists()
+  assert [path.name for path in (tmp_path / "out").iterdir()] == ["new"]
+  assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_nothing_stays_of_what_fails(tmp_path):
+  with (
+    pytest.raises(KeyboardInterrupt),
+    folders.appearing_whole(tmp_path / "out") as partial,
+  ):
+    (partial / "new").touch()
+    raise KeyboardInterrupt
+  assert not [*tmp_path.iterdir()]
+
+
+def test_nothing_stays_of_what_is_told_to_end(tmp_path):
+  code = (
+    "import os, pathlib, signal, time\n"
+    "from mocha_jax import folders\n"
+    "with folders.appearing_whole(pathlib.Path('out')) as partial:\n"
+    "  (partial / 'new').touch()\n"
+    "  os.kill(os.getpid(), signal.SIGTERM)\n"
+    "  time.sleep(60)\n"
+  )
+  environment = command.on_devices(1) | {"JAX_PLATFORMS": "cpu"}
+  done = subprocess.run(
+    [sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False
+  )
+  assert done.returncode == 128 + signal.SIGTERM
+  assert not [*tmp_path.iterdir()]
