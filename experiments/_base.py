@@ -111,8 +111,12 @@ def get_config() -> ConfigDict:
       dtype="float32",
       attention="auto",
       remat="full",  # On the CPU memory is slower than arithmetic.
+      # Adapters beside projections of a layer, such as "self_attention.query".
+      lora=dict(rank=0, alpha=1.0, targets=()),
     )
   )
+  # What is trained: "full", "speech", "speech+self_attention", "speech+lora".
+  config.trainable = ConfigDict(dict(preset="full"))
   config.flow = ConfigDict(dict(shift=1.0))
   config.optim = ConfigDict(
     dict(

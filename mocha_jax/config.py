@@ -72,6 +72,18 @@ def from_json(text: str) -> ConfigDict:
   return ConfigDict(_tuples(json.loads(text))).lock()
 
 
+def completed(config: ConfigDict) -> ConfigDict:
+  """Add the keys that configs from before there was a choice lack.
+
+  Their values are what there was then.
+  """
+  given = config.to_dict()
+  given["model"].setdefault("name", "movie_gen")
+  given["model"].setdefault("lora", dict(rank=0, alpha=1.0, targets=()))
+  given.setdefault("trainable", dict(preset="full"))
+  return ConfigDict(given).lock()
+
+
 class _Absent:
   def __repr__(self) -> str:
     return "(absent)"
@@ -104,7 +116,7 @@ def _read(path: pathlib.Path) -> ConfigDict:
   if not path.is_file():
     raise FileNotFoundError(f"no experiment file {path}")
   try:
-    return from_json(path.read_text())
+    return completed(from_json(path.read_text()))
   except ValueError as error:
     raise ValueError(f"{path} is no config: {error}") from error
 

@@ -52,8 +52,7 @@ class Generator:
       self._network.shapes,
       self._network.shardings(self._mesh),
     )
-    part = "ema" if "ema" in checkpointer.parts else "params"
-    params = checkpointer.restore_part(part, like)
+    params = checkpointer.restore_average(like, self._network.trained(like))
     checkpointer.close()
     return checkpointer.latest, params
 

@@ -9,6 +9,7 @@ samples/, scores.json, report.html    written by `mocha score`
 """
 
 import dataclasses
+import filecmp
 import pathlib
 import shutil
 import time
@@ -22,6 +23,8 @@ from mocha_jax.codecs import load as load_codec
 from mocha_jax.launch import processes
 from mocha_jax.models import make_config, make_model
 from mocha_jax.network import Network
+from mocha_jax.sections import section
+from mocha_jax.training.trainable import TrainableConfig
 
 _SEEN_WITHIN = 60.0  # Seconds.
 
@@ -91,7 +94,7 @@ def create(
       "processes with the same config"
     )
   _wait_for(folder / "config.json")
-  if (folder / "codec.npz").read_bytes() != codec.read_bytes():
+  if not filecmp.cmp(folder / "codec.npz", codec, shallow=False):
     raise ValueError(
       f"{codec} is another codec here than on process 0: all processes must "
       "read the same data"
@@ -140,7 +143,7 @@ def _check_same(run: Run, config: ConfigDict, codec: pathlib.Path) -> None:
   own = run.folder / "codec.npz"
   if run.is_imported and not own.is_file():
     return
-  if own.read_bytes() != codec.read_bytes():
+  if not filecmp.cmp(own, codec, shallow=False):
     raise ValueError(
       f"{run.folder} was trained with another codec than {codec}: the data "
       "were made anew; choose another --run"
@@ -163,22 +166,25 @@ def open_run(folder: pathlib.Path) -> Run:
     config = experiments.from_json(path.read_text())
   except ValueError as error:
     raise ValueError(f"{path} is damaged: {error}") from error
-  return Run(folder, _completed(config))
-
-
-def _completed(config: ConfigDict) -> ConfigDict:
-  """Add keys that runs from before there was a choice lack, as it was then."""
-  given = config.to_dict()
-  given["model"].setdefault("name", "movie_gen")
-  return ConfigDict(given).lock()
+  return Run(folder, experiments.completed(config))
 
 
 def make_network(config: ConfigDict) -> Network:
-  """Turn section `model` into a network."""
-  model = make_config(config.to_dict()["model"])
-  return Network(lambda rngs: make_model(model, rngs=rngs))
+  """Turn the sections `model` and `trainable` into a network."""
+  given = config.to_dict()
+  model = make_config(given["model"])
+  trainable = section(TrainableConfig, given["trainable"], "trainable")
+  return Network(
+    lambda rngs: make_model(model, rngs=rngs),
+    trainable.selection(has_adapters=model.lora.rank > 0),
+  )
 
 
-def count_parameters(network: Network) -> int:
-  """Return how many numbers the network learns."""
-  return sum(x.size for x in jax.tree.leaves(network.shapes))
+def count_parameters(network: Network) -> tuple[int, int]:
+  """Return how many numbers the network has, and how many of them learn."""
+  sizes = (
+    [x.size for x in jax.tree.leaves(tree)]
+    for tree in (network.shapes, network.trained(network.shapes))
+  )
+  whole, trained = map(sum, sizes)
+  return whole, trained

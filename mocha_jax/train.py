@@ -129,8 +129,12 @@ def _start(
   else:
     now = checkpointer.restore(like, batches)
     _say(f"going on from step {checkpointer.latest} of {folder}")
+  whole, trained = run.count_parameters(network)
+  frozen = (
+    f", {trained / 1e6:.2f} M of them trained," if trained < whole else ""
+  )
   _say(
-    f"{run.count_parameters(network) / 1e6:.2f} M parameters on "
+    f"{whole / 1e6:.2f} M parameters{frozen} on "
     f"{mesh.size} {jax.devices()[0].platform} devices"
   )
   return now
@@ -163,7 +167,7 @@ def _work(parts: Parts, clip: Batch, batch_size: int) -> speed.Work:
   return speed.Work(
     clips=batch_size,
     tokens=batch_size * frames * height * width // parts.model.patch**2,
-    flops={part: flops.TRAINING * n for part, n in forward.items()},
+    flops=flops.training(forward, parts.network.trained(parts.network.shapes)),
     devices=len(devices),
     chips=chips.count_chips(devices),
     devices_per_chip=chips.devices_per_chip(devices),

@@ -19,12 +19,14 @@ from mocha_jax.compilation import report as reports
 from mocha_jax.compilation.report import Report
 from mocha_jax.compilation.search import Sizes
 from mocha_jax.compilation.topology import Pod, devices
+from mocha_jax.encoders import make_text_encoders
 from mocha_jax.media import ClipFormat
 from mocha_jax.models import flops
 from mocha_jax.sections import section
 from mocha_jax.training.checkpoint import abstract_state
 
-# What each frozen encoder reads of a prompt (MoCha, section 4.1).
+# What a frozen encoder reads of a prompt (MoCha, section 4.1), unless section
+# `text_encoder` of the config has it.
 FROZEN_TEXT_TOKENS = 256
 
 _USED = re.compile(r"(?:Used|requires?|temporaries \()\s*([\d.]+)([KMGT]?)")
@@ -86,9 +88,11 @@ def batch_shapes(config: ConfigDict, parts: Parts) -> Batch:
   def shape(*dims: int, dtype: Any = jnp.float32) -> Any:
     return jax.ShapeDtypeStruct((clips, *dims), dtype, sharding=where)
 
+  encoders = make_text_encoders(given["text_encoder"])
+  lengths = {name: encoder.length for name, encoder in encoders.items()}
   text = {
-    encoder: shape(FROZEN_TEXT_TOKENS, features)
-    for encoder, features in model.frozen_text.items()
+    name: shape(lengths.get(name, FROZEN_TEXT_TOKENS), features)
+    for name, features in model.frozen_text.items()
   }
   if model.small_text is not None:
     text["small_text"] = shape(model.small_text.length, dtype=jnp.int32)
@@ -115,7 +119,8 @@ def sizes(config: ConfigDict, pod: Pod) -> tuple[Sizes, int]:
   forward = flops.batch_flops(parts.model, batch)
   return Sizes(
     model=parts.model,
-    parameters=_count(parts),
+    parameters=_count(parts.network.shapes),
+    trained=_count(_trained(parts)),
     forward={part: n / clips for part, n in forward.items()},
     tokens=frames * rows * columns // parts.model.patch**2,
     frames=frames,
@@ -123,8 +128,12 @@ def sizes(config: ConfigDict, pod: Pod) -> tuple[Sizes, int]:
   ), len(there)
 
 
-def _count(parts: Parts) -> int:
-  return sum(math.prod(x.shape) for x in jax.tree.leaves(parts.network.shapes))
+def _trained(parts: Parts) -> Any:
+  return parts.network.trained(parts.network.shapes)
+
+
+def _count(tree: Any) -> int:
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
 
 
 def _about(
@@ -144,8 +153,8 @@ def _about(
     layers=parts.model.layers,
     tokens=frames * rows * columns // parts.model.patch**2,
     remat=parts.model.remat,
-    parameters=_count(parts),
-    model_flops={part: flops.TRAINING * n for part, n in forward.items()},
+    parameters=_count(parts.network.shapes),
+    model_flops=flops.training(forward, _trained(parts)),
     peak_flops=generation.flops,
     hbm_bytes=generation.hbm,
     hbm_bandwidth=generation.hbm_bandwidth,

@@ -3,8 +3,9 @@
 Every mesh that multiplies up to a pod and divides the clip, the heads and the
 batch is tried with every policy below by a rough sum:
 
-  memory  parameters, average, moments and gradients over the devices that
-          split them; what a policy keeps of a clip's part; a layer's work
+  memory  parameters and, of the trained, average, moments and gradients over
+          the devices that split them; what a policy keeps of a clip's part; a
+          layer's work
   time    FLOPs with what is computed again; a layer's parameters gathered
           twice and its gradients scattered once per part of the batch;
           activations that context and tensor exchange
@@ -60,10 +61,14 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """What the rough sum needs to know; forward: FLOPs per clip, by part."""
+  """What the rough sum needs to know; forward: FLOPs per clip, by part.
+
+  trained: of the parameters.
+  """
 
   model: BackboneConfig
   parameters: int
+  trained: int
   forward: dict[str, float]
   tokens: int
   frames: int
@@ -125,7 +130,8 @@ def _judge(
   tokens = sizes.tokens // context
   here = [n for n in _names(policy) if not n.startswith(remat.HOST)]
   kept = sum(_kept(sizes.model, name) for name in here)
-  state = _FP32 * (5 + (accumulate > 1)) * sizes.parameters
+  state = _FP32 * sizes.parameters
+  state += _FP32 * (4 + (accumulate > 1)) * sizes.trained
   layer = sizes.parameters / layers
   work = 4 * width + 3 * sizes.model.ffn / tensor
   size = state / (fsdp * context * tensor)

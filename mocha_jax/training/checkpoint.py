@@ -8,8 +8,9 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
+from mocha_jax.network import Network, joined
 from mocha_jax.training import stream
-from mocha_jax.training.state import Network, TrainState, state_shardings
+from mocha_jax.training.state import TrainState, state_shardings
 
 
 class BatchIterator(Protocol):
@@ -99,6 +100,19 @@ class Checkpointer:
     args = ocp.args.Composite(**{name: _restore(name, like)})
     return self._manager.restore(self.latest, args=args)[name][name]
 
+  def restore_average(self, like: Any, trained: Any) -> Any:
+    """Return all parameters, of the trained the average where there is one.
+
+    like, trained: what to restore into, of all and of the trained.
+    """
+    has_average = "ema" in self.parts
+    if has_average and trained == like:
+      return self.restore_part("ema", like)
+    params = self.restore_part("params", like)
+    if not has_average:
+      return params
+    return joined(params, self.restore_part("ema", trained))
+
   def close(self) -> None:
     """Wait until what was saved is written."""
     self._manager.close()
@@ -135,8 +149,8 @@ def abstract_state(network: Network, optimizer, mesh: Mesh) -> TrainState:
   shapes = TrainState(
     step=scalar,
     params=network.shapes,
-    ema=network.shapes,
-    opt_state=jax.eval_shape(optimizer.init, network.shapes),
+    ema=network.trained(network.shapes),
+    opt_state=jax.eval_shape(optimizer.init, network.trained(network.shapes)),
     rng=jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))),
   )
   return jax.tree.map(

@@ -17,7 +17,10 @@ from mocha_jax.network import Network
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """step, the parameters, their moving average, the optimizer's, and a key."""
+  """step, the parameters, their moving average, the optimizer's, and a key.
+
+  Frozen parameters have no average and no optimizer's: they are their own.
+  """
 
   step: Any
   params: Any
@@ -34,18 +37,19 @@ def state_shardings(
   What the optimizer keeps per parameter lives where the parameter does.
   """
   params = network.shardings(mesh)
+  trained = network.trained(params)
   everywhere = sharding.replicated(mesh)
   opt_state = optax.tree.map_params(
     optimizer,
     lambda _, where: where,
-    jax.eval_shape(optimizer.init, network.shapes),
-    params,
+    jax.eval_shape(optimizer.init, network.trained(network.shapes)),
+    trained,
     transform_non_params=lambda _: everywhere,
   )
   return TrainState(
     step=everywhere,
     params=params,
-    ema=params,
+    ema=trained,
     opt_state=opt_state,
     rng=everywhere,
   )
@@ -66,11 +70,12 @@ def init_state(
   def init(params) -> TrainState:
     init_key, rng = jax.random.split(jax.random.key(seed))
     params = network.init(init_key) if params is None else params
+    trained = network.trained(params)
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
-      ema=jax.tree.map(jnp.copy, params),
-      opt_state=optimizer.init(params),
+      ema=jax.tree.map(jnp.copy, trained),
+      opt_state=optimizer.init(trained),
       rng=jax.random.key_data(rng),
     )
 

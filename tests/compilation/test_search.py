@@ -12,6 +12,7 @@ BIG = dataclasses.replace(
 SIZES = search.Sizes(
   model=BIG,
   parameters=36_562_000_000,
+  trained=36_562_000_000,
   forward=flops.flops(BIG, 1, 32, 32, 64, {"small_text": 768}),
   tokens=65_536,
   frames=32,

@@ -20,12 +20,14 @@ from mocha_jax.sharding import MeshConfig
 from mocha_jax.training.loop import LoopConfig
 from mocha_jax.training.optim import OptimConfig
 from mocha_jax.training.step import StepConfig
+from mocha_jax.training.trainable import TrainableConfig
 
 SECTIONS = dict(
   clip=ClipFormat,
   codec=CodecConfig,
   toy=ToyConfig,
   data=DataConfig,
+  trainable=TrainableConfig,
   flow=FlowConfig,
   optim=OptimConfig,
   step=StepConfig,

@@ -10,6 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from diffusers.loaders.single_file_utils import (
+  convert_wan_transformer_to_diffusers,
+)
 from diffusers.models.transformers import transformer_wan as theirs
 
 from mocha_jax.batch import Condition
@@ -144,6 +147,22 @@ def test_parameters_go_back_bit_by_bit():
     tensors = leaf.to_theirs(np.asarray(flat[path]))
     for name, tensor in zip(leaf.names, tensors, strict=True):
       np.testing.assert_array_equal(tensor, state[name].numpy())
+
+
+def test_names_of_wans_own_files_are_those_that_diffusers_converts():
+  config, model, network, params = pair()
+  flat, own = tables.paths(params), {}
+  leaves = tables.bind(
+    names.original(config.patch), network.shapes, network.letters
+  )
+  for path, leaf in leaves.items():
+    tensors = leaf.to_theirs(np.asarray(flat[path]))
+    own |= dict(zip(leaf.names, tensors, strict=True))
+  converted = convert_wan_transformer_to_diffusers(own)
+  state = model.state_dict()
+  assert {*converted} == {*state}
+  for name, tensor in converted.items():
+    np.testing.assert_array_equal(tensor, state[name].numpy())
 
 
 def test_rope():
