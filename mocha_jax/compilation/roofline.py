@@ -22,7 +22,7 @@ another; to their sum comes what no computation covers of
 import dataclasses
 import pathlib
 import re
-from typing import Literal
+from typing import Literal, Self
 
 from mocha_jax.compilation import hlo, kernels, network
 from mocha_jax.compilation.costs import Costs
@@ -52,7 +52,23 @@ _HOSTS_DO = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class _Sum:
+  """Numbers that are added up one by one."""
+
+  def plus(self, other: Self, times: int = 1) -> Self:
+    """Add another's, so many times."""
+    return type(self)(
+      *(
+        mine + times * theirs
+        for mine, theirs in zip(
+          dataclasses.astuple(self), dataclasses.astuple(other), strict=True
+        )
+      )
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Work(_Sum):
   """Instructions of one part and phase, on one device.
 
   compute, memory: seconds that each would take alone; seconds: the larger of
@@ -67,20 +83,9 @@ class Work:
   seconds: float = 0.0
   estimate: float = 0.0
 
-  def plus(self, other: "Work", times: int = 1) -> "Work":
-    """Add another's work, so many times."""
-    return Work(
-      *(
-        mine + times * theirs
-        for mine, theirs in zip(
-          dataclasses.astuple(self), dataclasses.astuple(other), strict=True
-        )
-      )
-    )
-
 
 @dataclasses.dataclass(frozen=True)
-class Traffic:
+class Traffic(_Sum):
   """Transfers of one kind over the same axes, from one device.
 
   seconds: on the wires; exposed: of them, what no computation covers.
@@ -91,17 +96,6 @@ class Traffic:
   ici: float = 0.0
   dcn: float = 0.0
   exposed: float = 0.0
-
-  def plus(self, other: "Traffic", times: int = 1) -> "Traffic":
-    """Add another's transfers, so many times."""
-    return Traffic(
-      *(
-        mine + times * theirs
-        for mine, theirs in zip(
-          dataclasses.astuple(self), dataclasses.astuple(other), strict=True
-        )
-      )
-    )
 
 
 @dataclasses.dataclass
