@@ -22,12 +22,40 @@ class Chip:
   kinds: tuple[str, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class Tpu(Chip):
+  """A generation of TPU.
+
+  bandwidth: of its main memory, bytes per second.
+  clock: cycles per second, as the peak implies.
+  unit: width of a matrix unit.
+  devices: that JAX sees of a chip.
+  cores: of a device.
+  """
+
+  bandwidth: float
+  clock: float
+  unit: int
+  devices: int
+  cores: int
+
+
+# By the names that Cloud gives them.
+TPUS = {
+  "v5e": Tpu(
+    "TPU v5e", 197e12, ("TPU v5 lite", "TPU v5e"), 819e9, 1.5e9, 128, 1, 1
+  ),
+  "v5p": Tpu(
+    "TPU v5p", 459e12, ("TPU v5", "TPU v5p"), 2765e9, 1.75e9, 128, 1, 2
+  ),
+  "v6e": Tpu(
+    "TPU v6e", 918e12, ("TPU v6 lite", "TPU v6e"), 1638e9, 1.75e9, 256, 1, 1
+  ),
+  "tpu7x": Tpu("TPU7x", 2307e12, ("TPU7x", "TPU v7"), 7380e9, 2.2e9, 256, 2, 1),
+}
 CHIPS = (
   Chip("TPU v4", 275e12, ("TPU v4",)),
-  Chip("TPU v5e", 197e12, ("TPU v5 lite", "TPU v5e")),
-  Chip("TPU v5p", 459e12, ("TPU v5", "TPU v5p")),
-  Chip("TPU v6e", 918e12, ("TPU v6 lite", "TPU v6e")),
-  Chip("TPU7x", 2307e12, ("TPU7x", "TPU v7")),
+  *TPUS.values(),
   Chip("A100", 312e12, ("NVIDIA A100",)),
   Chip("H100 SXM", 989e12, ("NVIDIA H100 80GB HBM3",)),
   Chip("H100 PCIe", 756e12, ("NVIDIA H100 PCIe",)),

@@ -55,6 +55,8 @@ LEAVES = {
   "mocha_jax.batch",
   "mocha_jax.sections",
   "mocha_jax.network",
+  "mocha_jax.chips",
+  "mocha_jax.tpu_compiler",
 }
 MAY_IMPORT = {
   "mocha_jax.kernels": LEAVES,

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from mocha_jax.compilation import kernels, pods, report, tables, topology
+from mocha_jax import tpu_compiler
+from mocha_jax.compilation import pods, report, tables, topology
 from mocha_jax.compilation.report import Report
 
 _AT_ONCE = min(2, os.cpu_count() or 1)
@@ -41,10 +42,10 @@ def compile_one(
   """
   found = _pod(name, pod, slices, config)
   config.update_from_flattened_dict({"mesh.slice": found.slices})
-  topology.prepare_environment()
+  tpu_compiler.prepare_environment()
   with tempfile.TemporaryDirectory(prefix="mocha_compile_") as folder:
     schedules = pathlib.Path(folder)
-    kernels.dump_to(schedules)
+    tpu_compiler.dump_to(schedules)
     # Only now, so that JAX and libtpu start as they must.
     import jax
 
@@ -89,7 +90,7 @@ def search(
     ValueError: nothing divides or fits.
   """
   found = _pod(name, pod, slices, config)
-  topology.prepare_environment()
+  tpu_compiler.prepare_environment()
   from mocha_jax.compilation import compile as compiler
   from mocha_jax.compilation.search import candidates
 

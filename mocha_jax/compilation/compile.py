@@ -39,7 +39,7 @@ def compile_for(
 
   name: of the config, for the report.
   schedules: an empty folder that libtpu, when it starts, is told to write to
-    (`kernels.dump_to`).
+    (`tpu_compiler.dump_to`).
 
   Raises:
     ValueError: the config is wrong or does not fit the pod's shape; or there

@@ -12,23 +12,16 @@ import base64
 import dataclasses
 import functools
 import math
-import os
 import pathlib
 import re
 
+from mocha_jax import tpu_compiler
 from mocha_jax.compilation.hlo import Instruction
 
 _BODY = re.compile(r'"body":"([^"]*)"')
 _VECTOR = re.compile(r"(?:vector|memref)<([\dx]*?)x?(pred|[a-z]+\d+)[,>]")
 _CONTRACTED = re.compile(r"dot_dimension_numbers<\[([\d, ]*)\]")
 _BITS = re.compile(r"\d+")
-
-# One bundle of the final schedule: `0x26 LB: > { ... }`, > per loop around it.
-_BUNDLE = re.compile(
-  r"\s*(?:0x)?[0-9a-f]+\s+(?:[A-Z]{2})?\s*:\s*((?:> ?)*){(})?"
-)
-_EXIT = re.compile(r"scmp\.ge\.s32\.totalorder %\S+, (\S+) /\* loop exit test")
-_SUFFIX = "-final_bundles.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,26 +126,11 @@ def _fetches(transform: str, grid: tuple[int, ...]) -> int:
   return math.prod(grid[: max(used) + 1]) if used else 1
 
 
-def dump_to(folder: pathlib.Path) -> None:
-  """Have libtpu, not yet started, write its final schedules to a folder."""
-  flags = (
-    os.environ.get("LIBTPU_INIT_ARGS", ""),
-    f"--xla_jf_dump_to={folder}",
-    "--xla_jf_dump_llo_text=true",
-    "--xla_jf_dump_llo_pass_label_regex=final_bundles",
-  )
-  os.environ["LIBTPU_INIT_ARGS"] = " ".join(flags).strip()
-
-
 class Schedules:
   """The final schedules that the compiler wrote to a folder."""
 
   def __init__(self, folder: pathlib.Path):
-    self._files = {}
-    for file in folder.glob(f"*{_SUFFIX}"):
-      name = re.fullmatch(rf"\d+-(.+)-\d+{_SUFFIX}", file.name)
-      if name:
-        self._files[name[1]] = file
+    self._files = tpu_compiler.schedules(folder)
     self._known: dict[str, int] = {}
 
   def of(self, instruction: Instruction) -> int:
@@ -168,48 +146,6 @@ class Schedules:
         raise ValueError(
           f"no schedule of kernel {instruction.name} was written"
         )
-      schedule = self._files[instruction.name].read_text(
-        encoding="utf-8", errors="replace"
-      )
-      self._known[body[1]] = executed(schedule)
+      schedule = self._files[instruction.name]
+      self._known[body[1]] = tpu_compiler.executed(schedule)
     return self._known[body[1]]
-
-
-def executed(schedule: str) -> int:
-  """Count the bundles of a schedule, each as often as its loops run.
-
-  Raises:
-    ValueError: a loop does not run a constant number of times.
-  """
-  rows: list[tuple[int, str | None]] = []  # How deep in loops, and their ends.
-  for line in schedule.splitlines():
-    if bundle := _BUNDLE.match(line):
-      end = _EXIT.search(line)
-      before, depth = rows[-1][0] if rows else 0, bundle[1].count(">")
-      # Neither an empty bundle nor the branch that closes a loop is marked;
-      # they stand where the one before does.
-      if bundle[2]:
-        depth = before
-      elif "sbr.rel" in line:
-        depth = max(before, depth)
-      rows.append((depth, end[1] if end else None))
-  return _executed(rows, 0)
-
-
-def _executed(rows: list[tuple[int, str | None]], depth: int) -> int:
-  """Count rows that lie this deep or deeper, once through."""
-  count, start = 0, 0
-  while start < len(rows):
-    if rows[start][0] <= depth:
-      count, start = count + 1, start + 1
-      continue
-    end = start
-    while end < len(rows) and rows[end][0] > depth:
-      end += 1
-    loop = rows[start:end]
-    ends = [limit for d, limit in loop if limit and d == depth + 1]
-    if len(ends) != 1 or not ends[0].isdecimal():
-      raise ValueError(f"a loop ends at {ends}: not after a constant number")
-    count += int(ends[0]) * _executed(loop, depth + 1)
-    start = end
-  return count

@@ -11,21 +11,12 @@ Sources, where a figure names no other:
 
 import dataclasses
 import math
-import os
 from collections.abc import Mapping
 from typing import Any
 
 from mocha_jax import chips
 from mocha_jax.sections import nearest
 
-# The compiler starts without a TPU, or the service that would describe one.
-_ENVIRONMENT = {
-  "JAX_PLATFORMS": "cpu",
-  "TPU_SKIP_MDS_QUERY": "1",
-  "TPU_WORKER_HOSTNAMES": "localhost",
-  "TPU_ACCELERATOR_TYPE": "v5p-8",
-  "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
-}
 _GIB = 2**30
 
 _TWO_PER_CHIP = {
@@ -79,35 +70,36 @@ class Generation:
 
   shapes: of a pod, by the number in its name.
   hbm: what the compiler lets a program have, and no more than is published.
-  hbm_bandwidth.
   link: one ICI link, one way; a chip has two for each dimension of the shape.
   wraps: an axis of the shape is a ring if its length is a multiple of this.
   dcn: network between slices.
   pcie: to the host's memory.
-  clock: cycles per second, as the peak implies.
   matmul: of the peak, in matrix products.
   """
 
   name: str
   shapes: Mapping[int, str]
-  chip: chips.Chip
   hbm: float
-  hbm_bandwidth: float
   link: float
   wraps: int
   dcn: float
   pcie: float
-  clock: float
   matmul: Measured
 
   @property
   def flops(self) -> float:
     """Peak of dense bfloat16 products, FLOP/s."""
-    return self.chip.flops
+    return chips.TPUS[self.name].flops
 
+  @property
+  def hbm_bandwidth(self) -> float:
+    """Of the main memory."""
+    return chips.TPUS[self.name].bandwidth
 
-def _chip(name: str) -> chips.Chip:
-  return next(chip for chip in chips.CHIPS if chip.name == name)
+  @property
+  def clock(self) -> float:
+    """Cycles per second."""
+    return chips.TPUS[self.name].clock
 
 
 # link: the published bidirectional bandwidth of a chip (1,200, 400, 800, 1,200
@@ -118,55 +110,43 @@ def _chip(name: str) -> chips.Chip:
 # 6.4 Tb/s over 256 chips.
 GENERATIONS = (
   Generation(
-    name="v5p",
-    shapes=_TWO_PER_CHIP,
-    chip=_chip("TPU v5p"),
+    "v5p",
+    _TWO_PER_CHIP,
     hbm=95 * _GIB,
-    hbm_bandwidth=2765e9,
     link=86e9,
     wraps=4,
     dcn=50e9 / 8,
     pcie=16e9,
-    clock=1.75e9,
     matmul=_V5E_MATMUL,
   ),
   Generation(
-    name="v5e",
-    shapes=_ONE_PER_CHIP,
-    chip=_chip("TPU v5e"),
+    "v5e",
+    _ONE_PER_CHIP,
     hbm=15.75 * _GIB,
-    hbm_bandwidth=819e9,
     link=0.95 * 45e9,
     wraps=16,
     dcn=25e9 / 8,
     pcie=16e9,
-    clock=1.5e9,
     matmul=_V5E_MATMUL,
   ),
   Generation(
-    name="v6e",
-    shapes=_ONE_PER_CHIP,
-    chip=_chip("TPU v6e"),
+    "v6e",
+    _ONE_PER_CHIP,
     hbm=31.25 * _GIB,
-    hbm_bandwidth=1638e9,
     link=86e9,
     wraps=16,
     dcn=100e9 / 8,
     pcie=32e9,
-    clock=1.75e9,
     matmul=_TPU7X_MATMUL,
   ),
   Generation(
-    name="tpu7x",
-    shapes=_TWO_PER_CHIP,
-    chip=_chip("TPU7x"),
+    "tpu7x",
+    _TWO_PER_CHIP,
     hbm=2 * 94.75 * _GIB,
-    hbm_bandwidth=7380e9,
     link=0.95 * 90e9,
     wraps=4,
     dcn=100e9 / 8,
     pcie=16e9,
-    clock=2.2e9,
     matmul=_TPU7X_MATMUL,
   ),
 )
@@ -229,16 +209,6 @@ def _shape(name: str, size: str, generation: Generation) -> tuple[int, ...]:
       f"{generation.name}:{example}"
     )
   return tuple(map(int, parts))
-
-
-def prepare_environment() -> None:
-  """Let libtpu start on a machine without TPUs; call it before JAX starts.
-
-  What the environment already says stays, but for the platform.
-  """
-  for key, value in _ENVIRONMENT.items():
-    os.environ.setdefault(key, value)
-  os.environ["JAX_PLATFORMS"] = "cpu"
 
 
 def devices(pod: Pod) -> list[Any]:

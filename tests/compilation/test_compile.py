@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mocha_jax import sharding
+from mocha_jax import sharding, tpu_compiler
 from mocha_jax.compilation import hlo, network, roofline, topology
 
 TOKENS, WIDTH, HIDDEN, LAYERS = 4096, 512, 2048, 3
@@ -16,7 +16,7 @@ TOKENS, WIDTH, HIDDEN, LAYERS = 4096, 512, 2048, 3
 @pytest.fixture(scope="module")
 def pod() -> Iterator[topology.Pod]:
   pytest.importorskip("libtpu", reason="the compiler for TPUs: mocha_jax[tpu]")
-  topology.prepare_environment()
+  tpu_compiler.prepare_environment()
   # Programs for machines that are not here cannot be read back.
   jax.config.update("jax_enable_compilation_cache", False)
   yield topology.parse("v5p-8", 1)

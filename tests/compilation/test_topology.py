@@ -1,5 +1,3 @@
-import os
-
 import pytest
 
 from mocha_jax.compilation import topology
@@ -57,14 +55,3 @@ def test_figures_of_a_generation_hang_together(generation):
   assert units == pytest.approx(round(units), rel=0.01)
   assert 0.5 < generation.matmul.share < 1
   assert generation.hbm_bandwidth > 4 * generation.link > generation.dcn
-
-
-def test_environment_keeps_what_is_given(monkeypatch):
-  monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v6e-8")
-  for key in ("TPU_SKIP_MDS_QUERY", "JAX_PLATFORMS"):
-    monkeypatch.setenv(key, os.environ.get(key, ""))
-  monkeypatch.delenv("TPU_SKIP_MDS_QUERY")
-  topology.prepare_environment()
-  assert os.environ["TPU_ACCELERATOR_TYPE"] == "v6e-8"
-  assert os.environ["TPU_SKIP_MDS_QUERY"] == "1"
-  assert os.environ["JAX_PLATFORMS"] == "cpu"

@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 
+from mocha_jax import chips
 from mocha_jax.kernels.speech_window import shapes
 from mocha_jax.kernels.speech_window.measure import clock, compiler, forms
 from mocha_jax.kernels.speech_window.shapes import Shape
@@ -116,7 +117,7 @@ def _counted(
   of: Shape, target: str, cost: compiler.Costs, named: Sequence[str]
 ) -> Iterator[Row]:
   for passes in forms.PASSES:
-    chip = compiler.TARGETS[target]
+    chip = chips.TPUS[target]
     floor = shapes.floor_seconds(
       of,
       both=passes == "both",

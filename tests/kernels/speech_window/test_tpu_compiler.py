@@ -1,7 +1,6 @@
 """The real TPU compiler takes the kernel, and puts nothing around it."""
 
 import dataclasses
-import os
 import re
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from mocha_jax import sharding
+from mocha_jax import sharding, tpu_compiler
 from mocha_jax.batch import Batch, Condition
 from mocha_jax.diffusion import flow
 from mocha_jax.kernels.speech_window import api, shapes
@@ -23,13 +22,8 @@ from tests.training.test_training import OPTIM, STEP
 
 pytest.importorskip("libtpu", reason="it needs the extra `tpu`, or `dev`")
 
-# The compiler starts without a TPU, once for each worker of the tests.
-os.environ.update(
-  TPU_SKIP_MDS_QUERY="1",
-  TPU_WORKER_HOSTNAMES="localhost",
-  TPU_ACCELERATOR_TYPE="v5p-8",
-  ALLOW_MULTIPLE_LIBTPU_LOAD="true",
-)
+# Once for each worker of the tests.
+tpu_compiler.prepare_environment()
 PODS = {"v5e": "2x2", "v5p": "2x2x1", "v6e": "2x2", "tpu7x": "2x2x1"}
 
 # 45 x 45 tokens a frame in bfloat16, as the paper's, and less of the rest.

@@ -12,6 +12,7 @@ import dataclasses
 import glob
 import multiprocessing
 import os
+import pathlib
 import re
 import tempfile
 import time
@@ -21,55 +22,22 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from mocha_jax import sharding
+from mocha_jax import chips, sharding, tpu_compiler
+from mocha_jax.chips import Tpu
 from mocha_jax.kernels.speech_window import pallas_tpu, shapes
 from mocha_jax.kernels.speech_window.measure import forms
 from mocha_jax.kernels.speech_window.measure.forms import Form
 from mocha_jax.kernels.speech_window.shapes import Shape
 from mocha_jax.kernels.speech_window.tiling import Tiling
 
-# How the compiler starts on a machine without TPUs, and what it writes down.
-_ENVIRONMENT = {
-  "TPU_SKIP_MDS_QUERY": "1",
-  "TPU_WORKER_HOSTNAMES": "localhost",
-  "TPU_ACCELERATOR_TYPE": "v5p-8",
-  "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
-  "LIBTPU_INIT_ARGS": (
-    "--xla_jf_dump_to={} --xla_jf_dump_llo_text=true "
-    "--xla_jf_dump_llo_pass_label_regex=final_bundles"
-  ),
-}
 # The kernels of each pass.
 _KERNELS = {"forward": ("forward",), "both": ("forward", "backward")}
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-  """A generation of TPU, all figures per chip.
-
-  topology: the least that the compiler knows.
-  flops: peak per second, bfloat16. bandwidth: of HBM, bytes per second.
-  clock: cycles per second, as the peak implies. unit: width of a matrix unit.
-  devices: that JAX sees. cores: of a device.
-  """
-
-  topology: str
-  flops: float
-  bandwidth: float
-  clock: float
-  unit: int
-  devices: int
-  cores: int
-
-
-# docs.cloud.google.com/tpu/docs/{v5e,v5p,v6e,tpu7x}
+# The least pods that the compiler knows.
 TARGETS = {
-  "v5e": Target("v5e:2x2", 197e12, 0.82e12, 1.5e9, 128, devices=1, cores=1),
-  "v5p": Target("v5p:2x2x1", 459e12, 2.77e12, 1.75e9, 128, devices=1, cores=2),
-  "v6e": Target("v6e:2x2", 918e12, 1.64e12, 1.75e9, 256, devices=1, cores=1),
-  "tpu7x": Target(
-    "tpu7x:2x2x1", 2307e12, 7.4e12, 2.2e9, 256, devices=2, cores=1
-  ),
+  "v5e": "v5e:2x2",
+  "v5p": "v5p:2x2x1",
+  "v6e": "v6e:2x2",
+  "tpu7x": "tpu7x:2x2x1",
 }
 
 
@@ -110,21 +78,22 @@ def started() -> Iterator[Costs]:
 
 
 def _start(folder: str) -> None:
-  os.environ.update({k: v.format(folder) for k, v in _ENVIRONMENT.items()})
+  tpu_compiler.prepare_environment()
+  tpu_compiler.dump_to(pathlib.Path(folder))
   jax.config.update("jax_platforms", "cpu")
 
 
 def _cost(
   folder: str, of: Shape, name: str, form: str, passes: str
 ) -> Cost | None:
-  target = TARGETS[name]
+  target = chips.TPUS[name]
   # Where a chip is two devices, each gets half of the frames.
   of = dataclasses.replace(of, frames=of.frames // target.devices)
   for path in glob.glob(f"{folder}/*"):
     os.remove(path)
   jax.clear_caches()
   try:
-    compiled, compiling = _compile(forms.FORMS[form], of, target, passes)
+    compiled, compiling = _compile(forms.FORMS[form], of, name, passes)
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
@@ -138,11 +107,11 @@ def _cost(
 
 
 def _compile(
-  form: Form, of: Shape, target: Target, passes: str
+  form: Form, of: Shape, target: str, passes: str
 ) -> tuple[Any, float]:
   """Compile for one device; return the program and the seconds it took."""
   pod = topologies.get_topology_desc(
-    platform="tpu", topology_name=target.topology
+    platform="tpu", topology_name=TARGETS[target]
   )
   alone = sharding.MeshConfig(**dict.fromkeys(sharding.AXES, 1))
   mesh = sharding.make_mesh(alone, pod.devices[:1])
@@ -155,7 +124,7 @@ def _compile(
 
 
 def _estimate(
-  compiled: Any, form: Form, of: Shape, target: Target, passes: str
+  compiled: Any, form: Form, of: Shape, target: Tpu, passes: str
 ) -> tuple[dict[str, float], float]:
   """Return the seconds of a program by XLA, and the bytes that it moves."""
   analysis = compiled.cost_analysis()
@@ -171,7 +140,7 @@ def _estimate(
 
 
 def _bounds_of_kernel(
-  of: Shape, target: Target, passes: str, bundles: dict[str, int]
+  of: Shape, target: Tpu, passes: str, bundles: dict[str, int]
 ) -> tuple[dict[str, float], float]:
   """Return what the kernel takes at least, by bound, and its bytes."""
   moved = shapes.collapsed_bytes(of, both=passes == "both")
@@ -184,25 +153,22 @@ def _bounds_of_kernel(
   )
   return {
     "memory": moved / target.bandwidth * target.devices,
-    "bundles": sum(bundles[kernel] * count for kernel, count in steps.items())
-    / target.clock,
+    "bundles": sum(map(bundles.__getitem__, steps)) / target.clock,
     "products": flops / (target.flops / target.devices / target.cores),
   }, moved
 
 
 def _bundles(folder: str) -> dict[str, int]:
-  """Return the bundles of a grid step by kernel."""
+  """Return the bundles that each kernel executes on a core."""
   found = {}
-  for path in glob.glob(f"{folder}/*schedule-analysis_final_bundles.txt"):
-    kernel = re.search(r"speech_window_(forward|backward)", path)
-    with open(path, encoding="utf-8") as file:
-      total = re.search(r"total scheduled bundles:\s*(\d+)", file.read())
-    if kernel and total:
-      found[kernel[1]] = int(total[1])
+  for name, schedule in tpu_compiler.schedules(pathlib.Path(folder)).items():
+    kernel = re.search(r"speech_window_(forward|backward)", name)
+    if kernel:
+      found[kernel[1]] = tpu_compiler.executed(schedule)
   return found
 
 
-def _tiling(of: Shape, target: Target, kernel: str) -> Tiling:
+def _tiling(of: Shape, target: Tpu, kernel: str) -> Tiling:
   frames = (of.batch, of.frames)
   x, key = (
     jax.ShapeDtypeStruct((*frames, *size), forms.dtype(of))
@@ -212,14 +178,14 @@ def _tiling(of: Shape, target: Target, kernel: str) -> Tiling:
   return Tiling.of(x, key, block)
 
 
-def _steps(of: Shape, target: Target, kernel: str) -> int:
+def _steps(of: Shape, target: Tpu, kernel: str) -> int:
   """Return the grid steps of the busiest core."""
   sizes = _tiling(of, target, kernel)
   _, parts, visits = sizes.visits().shape
   return -(-sizes.batch * parts // target.cores) * visits
 
 
-def _padded_flops(of: Shape, target: Target, kernel: str) -> int:
+def _padded_flops(of: Shape, target: Tpu, kernel: str) -> int:
   """Return the operations of a grid step, with what fills matrix units up.
 
   A unit holds a square of one factor. That is tokens x D in all products but
