@@ -27,6 +27,8 @@ NULL_TEXT = "null_text.npz"
 # The codec is fitted to this many training clips, drawn with this seed: with
 # 768 numbers in a block, 200 clips of 768 blocks are 200 blocks a number.
 _FIT = dict(clips=200, seed=0)
+# Clips whose sounds and prompts an encoder is given together.
+_TOGETHER = 16
 
 
 def encode(
@@ -43,7 +45,8 @@ def encode(
   records with the same config are left as they are. With `beam_flags` a Beam
   pipeline encodes (`--runner=...` says where), else this process. Raises
   ValueError for records of another config, naming the first key that differs,
-  unless `overwrite`; and for a raw record that does not fit the config.
+  unless `overwrite`; for weights that are missing or are of another encoder;
+  and for a raw record that does not fit the config.
   """
   given = config.to_dict()
   root = pathlib.Path(given["data"]["root"])
@@ -59,6 +62,7 @@ def encode(
     _check_same(encoded, metadata)
     return encoded
 
+  encoders.check_files([speech_encoder, *text_encoders.values()])
   encoded.mkdir(parents=True, exist_ok=True)
   records.remove(encoded)
   # The products of one clip are small: more threads only wait for each other.
@@ -81,6 +85,7 @@ def encode(
       text={name: encoder.width for name, encoder in text_encoders.items()},
       beam_flags=beam_flags or (),
     )
+  encoders.release([speech_encoder, *text_encoders.values()])
   print(f"wrote {encoded}")
   return encoded
 
@@ -107,7 +112,7 @@ def load_null_text(
 
 @dataclasses.dataclass(frozen=True)
 class ClipEncoder:
-  """Encodes the raw record of an index; can be sent to another machine."""
+  """Encodes the raw records of indices; can be sent to another machine."""
 
   source: records.Records
   clip: ClipFormat
@@ -115,48 +120,72 @@ class ClipEncoder:
   speech_encoder: encoders.SpeechEncoder
   text_encoders: Mapping[str, encoders.TextEncoder]
 
-  def __call__(self, index: int) -> records.Record:
-    """Return the encoded record; ValueError names the raw one."""
+  def __call__(self, indices: Sequence[int]) -> list[records.Record]:
+    """Return the encoded records; ValueError names the raw one."""
+    made = [*map(self._visible, indices)]
+    sounds, prompts = zip(*(heard for _, heard in made), strict=True)
+    speech = self._speech(sounds)
+    text = {
+      name: encoder.many(prompts)
+      for name, encoder in self.text_encoders.items()
+    }
+    return [
+      record
+      | dict(
+        speech=speech[i].astype(np.float16),
+        text={name: tokens[i] for name, (tokens, _) in text.items()},
+        text_mask={name: mask[i] for name, (_, mask) in text.items()},
+      )
+      for i, (record, _) in enumerate(made)
+    ]
+
+  def _visible(
+    self, index: int
+  ) -> tuple[records.Record, tuple[np.ndarray, str]]:
+    """Return what is not encoded with others; and sound and prompt."""
     record = self.source[index]
     with _naming(record, self.source):
       _check_frames(record["frames"], self.clip)
-      text = {
-        name: encoder(record["prompt"])
-        for name, encoder in self.text_encoders.items()
-      }
-    return dict(
-      name=record["name"],
-      kind=record["kind"],
-      prompt=record["prompt"],
-      latents=self.codec.encode(record["frames"]).astype(np.float16),
-      speech=self._speech(record["speech"]).astype(np.float16),
-      text={name: tokens for name, (tokens, _) in text.items()},
-      text_mask={name: mask for name, (_, mask) in text.items()},
-    )
+      for encoder in self.text_encoders.values():
+        encoder.tokens(record["prompt"])
+      latents = self.codec.encode(record["frames"])
+    kept = {key: record[key] for key in ("name", "kind", "prompt")}
+    kept["latents"] = latents.astype(np.float16)
+    return kept, (record["speech"], record["prompt"])
 
-  def _speech(self, samples: np.ndarray) -> np.ndarray:
-    if not len(samples):
-      return np.zeros((self.clip.frames, self.speech_encoder.width))
-    return self.speech_encoder(
-      samples,
-      sample_rate=self.clip.sample_rate,
-      fps=self.clip.fps,
-      frames=self.clip.frames,
-    )
+  def _speech(self, sounds: Sequence[np.ndarray]) -> np.ndarray:
+    """Encode the sounds; where there is none, vectors are zero."""
+    shape = (len(sounds), self.clip.frames, self.speech_encoder.width)
+    out = np.zeros(shape, np.float32)
+    heard = [i for i, samples in enumerate(sounds) if len(samples)]
+    if heard:
+      out[heard] = self.speech_encoder.many(
+        [sounds[i] for i in heard],
+        sample_rate=self.clip.sample_rate,
+        fps=self.clip.fps,
+        frames=self.clip.frames,
+      )
+    return out
 
 
 def _progress(encoder: ClipEncoder) -> Iterable[records.Record]:
-  indices = range(len(encoder.source))
   title = f"encode {encoder.source.split}"
-  made = map(encoder, indices)
-  return progress.track(made, title, total=len(indices))
+  made = (record for group in _groups(encoder) for record in encoder(group))
+  return progress.track(made, title, total=len(encoder.source))
 
 
 def _transform(encoder: ClipEncoder) -> Any:
   import apache_beam as beam
 
-  indices = range(len(encoder.source))
-  return beam.Create(indices) | beam.Reshuffle() | beam.Map(encoder)
+  groups = [*_groups(encoder)]
+  return beam.Create(groups) | beam.Reshuffle() | beam.FlatMap(encoder)
+
+
+def _groups(encoder: ClipEncoder) -> Iterator[range]:
+  """Yield the indices of the clips that are encoded together."""
+  count = len(encoder.source)
+  for start in range(0, count, _TOGETHER):
+    yield range(start, min(start + _TOGETHER, count))
 
 
 def _raw_splits(raw: pathlib.Path, clip: ClipFormat) -> dict[str, int]:

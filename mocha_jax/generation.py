@@ -4,16 +4,15 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from mocha_jax import prompts, run, sharding
+from mocha_jax import encoders, prompts, run, sharding
 from mocha_jax.batch import Condition
 from mocha_jax.diffusion import guidance, sample
-from mocha_jax.encoders import make_speech_encoder, make_text_encoders
 from mocha_jax.media import ClipFormat
 from mocha_jax.models import make_config
 from mocha_jax.sections import section
@@ -30,8 +29,9 @@ class Generator:
     self.clip = section(ClipFormat, given["clip"], "clip")
     self.settings = section(sample.SampleConfig, given["sample"], "sample")
     self._model = make_config(given["model"])
-    self._speech_encoder = make_speech_encoder(given["speech_encoder"])
-    self._text_encoders = make_text_encoders(given["text_encoder"])
+    self._speech_encoder = encoders.make_speech_encoder(given["speech_encoder"])
+    self._text_encoders = encoders.make_text_encoders(given["text_encoder"])
+    encoders.check_files(self._encoders)
     self._network = run.make_network(self.config)
     self._mesh = sharding.make_mesh(sharding.MeshConfig(1, -1, 1, 1, 1))
     self.step, self.params = self._restore(opened)
@@ -55,6 +55,10 @@ class Generator:
     params = checkpointer.restore_average(like, self._network.trained(like))
     checkpointer.close()
     return checkpointer.latest, params
+
+  @property
+  def _encoders(self):
+    return [self._speech_encoder, *self._text_encoders.values()]
 
   def frames_for(self, speech: Float[np.ndarray, "A"]) -> int:
     """Return how many frames the speech lasts, on the codec's grid.
@@ -86,7 +90,7 @@ class Generator:
     texts = [prompts.format(prompts.parse(text)) for text in texts]
     for text in texts:
       for encoder in self._text_encoders.values():
-        encoder(text)
+        encoder.tokens(text)
     return texts
 
   def generate(
@@ -115,26 +119,25 @@ class Generator:
     keys = jax.random.split(jax.random.key(seed), len(texts))
     shards = sharding.batch_shards(self._mesh)
     size = -(-min(settings.batch_size, len(texts)) // shards) * shards
+    given = self._condition(texts, speech, frames)
+    null = self._condition([""], [np.zeros(0)], frames)
+    encoders.release(self._encoders)  # Their memory is the sampler's now.
     clips = []
     for start in range(0, len(texts), size):
-      chosen = [min(start + i, len(texts) - 1) for i in range(size)]
+      chosen = np.minimum(np.arange(start, start + size), len(texts) - 1)
       latents = self._latents(
-        [texts[i] for i in chosen],
-        [speech[i] for i in chosen],
-        keys[jnp.asarray(chosen)],
+        jax.tree.map(lambda x, i=chosen: x[i], given),
+        jax.tree.map(lambda x: np.repeat(x, size, axis=0), null),
+        keys[chosen],
         frames,
         settings,
       )
       clips.append(self.codec.decode(latents[: len(texts) - start]))
     return np.concatenate(clips)
 
-  def _latents(self, texts, speech, keys, frames: int, settings):
+  def _latents(self, condition, null, keys, frames: int, settings):
     shape = self.codec.latent_shape(frames, self.clip.height, self.clip.width)
     noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-    null = self._condition(
-      [""] * len(texts), [np.zeros(0)] * len(texts), frames
-    )
-    condition = self._condition(texts, speech, frames)
     place = lambda x: sharding.place(jax.device_get(x), self._mesh)
     with jax.set_mesh(self._mesh):
       latents = self._sampler(settings)(
@@ -157,23 +160,21 @@ class Generator:
     return jax.jit(sampler)
 
   def _condition(self, texts, speech, frames: int) -> Condition:
-    """Encode a batch; an empty speech is the null speech, zero vectors."""
-    vectors = [
-      self._speech_encoder(
-        samples.astype(np.float32),
+    """Encode clips; an empty speech is the null speech, zero vectors."""
+    width = self._speech_encoder.width
+    vectors: Any = np.zeros((len(speech), frames, width), np.float32)
+    heard = [i for i, samples in enumerate(speech) if len(samples)]
+    if heard:
+      vectors[heard] = self._speech_encoder.many(
+        [speech[i].astype(np.float32) for i in heard],
         sample_rate=self.clip.sample_rate,
         fps=self.clip.fps,
         frames=frames,
       )
-      if len(samples)
-      else np.zeros((frames, self._speech_encoder.width), np.float32)
-      for samples in speech
-    ]
     text, mask = {}, {}
     for name, encoder in self._text_encoders.items():
-      tokens, masks = zip(*map(encoder, texts), strict=True)
-      text[name], mask[name] = np.stack(tokens), np.stack(masks)
-    return Condition(jnp.asarray(np.stack(vectors)), text, mask)
+      text[name], mask[name] = encoder.many(texts)
+    return Condition(vectors, text, mask)
 
 
 def replace(
