@@ -134,7 +134,7 @@ def make_backbone(model: Mapping[str, Any], shapes: Any) -> Backbone:
     "transformer_movie_gen",
     "MochaMovieGenTransformer3DModel",
     config,
-    movie_gen.entries(shapes),
+    movie_gen.entries(shapes, speech["order"]),
   )
 
 
@@ -150,7 +150,7 @@ def _wan(model: Mapping[str, Any], config: dict[str, Any]) -> Backbone:
     "transformer_wan",
     "MochaWanTransformer3DModel",
     config,
-    [*wan.diffusers(model["patch"]), *heard.entries()],
+    [*wan.diffusers(model["patch"]), *heard.entries(model["speech"]["order"])],
   )
 
 

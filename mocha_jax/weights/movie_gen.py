@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from mocha_jax.weights import speech
-from mocha_jax.weights.speech import attention, linear, norm
+from mocha_jax.weights.speech import linear, norm, projections
 from mocha_jax.weights.tables import Entry, paths
 
 
-def entries(shapes: Mapping[str, Any]) -> list[Entry]:
+def entries(shapes: Mapping[str, Any], order: str) -> list[Entry]:
   """Make the table for a tree of parameters, speech window attention in it.
 
   Which text encoders there are, and what is optional, the tree says.
+  order: of the tokens in a window of speech.
   """
   layer = "blocks.{layer}"
   table = [
@@ -28,9 +29,9 @@ def entries(shapes: Mapping[str, Any]) -> list[Entry]:
       norm(f"blocks.{part}_norm", f"{layer}.{part}_norm")
       for part in ("self", "text", "mlp")
     ),
-    *attention("blocks.self_attention", f"{layer}.self_attention"),
-    *attention("blocks.text_attention", f"{layer}.text_attention"),
-    *speech.entries(),
+    *_attention("blocks.self_attention", f"{layer}.self_attention"),
+    *_attention("blocks.text_attention", f"{layer}.text_attention"),
+    *speech.entries(order),
     *_mlp("blocks.mlp", f"{layer}.mlp"),
     norm("out_norm", "final_norm"),
     *linear("out_modulation", "final_modulation", "D K"),
@@ -52,7 +53,7 @@ def _text(ours: str, theirs: str, encoder: Mapping[str, Any]) -> list[Entry]:
   ]
   for i in encoder.get("blocks", ()):
     block, there = f"{ours}.blocks.{i}", f"{theirs}.blocks.{i}"
-    table += attention(f"{block}.attention", f"{there}.attention")
+    table += _attention(f"{block}.attention", f"{there}.attention")
     table += _mlp(f"{block}.mlp", f"{there}.mlp")
     for part in ("attention", "mlp"):
       table.append(norm(f"{block}.{part}_norm", f"{there}.{part}_norm"))
@@ -60,6 +61,12 @@ def _text(ours: str, theirs: str, encoder: Mapping[str, Any]) -> list[Entry]:
 
 
 _EMBEDDINGS = ("word", "pair", "position")
+_NORMS = ("query_norm", "key_norm")
+
+
+def _attention(ours: str, theirs: str) -> list[Entry]:
+  norms = (norm(f"{ours}.{x}", f"{theirs}.{x}") for x in _NORMS)
+  return [*projections(ours, theirs), *norms]
 
 
 def _mlp(ours: str, theirs: str) -> list[Entry]:

@@ -3,16 +3,21 @@
 from mocha_jax.weights.tables import Entry
 
 
-def entries() -> list[Entry]:
-  """Make the table of the projector and of each layer's window attention."""
+def entries(order: str) -> list[Entry]:
+  """Make the table of the projector and of each layer's window attention.
+
+  order: of the tokens in a window; "slots" has a vector for each.
+  """
   layer = "blocks.{layer}"
   attend = "speech_attention"
+  slots = Entry(f"blocks.{attend}.slots", f"{layer}.{attend}.slots")
   return [
     *linear("speech.first", "speech.first", "E P"),
     *linear("speech.second", "speech.second", "P D"),
     norm("blocks.speech_norm", f"{layer}.speech_norm"),
-    *attention(f"blocks.{attend}", f"{layer}.{attend}"),
-    Entry(f"blocks.{attend}.slots", f"{layer}.{attend}.slots"),
+    *projections(f"blocks.{attend}", f"{layer}.{attend}"),
+    norm(f"blocks.{attend}.key_norm", f"{layer}.{attend}.key_norm"),
+    *([slots] if order == "slots" else []),
   ]
 
 
@@ -33,14 +38,10 @@ def norm(ours: str, theirs: str) -> Entry:
   return Entry(f"{ours}.scale", f"{theirs}.weight")
 
 
-def attention(ours: str, theirs: str) -> list[Entry]:
-  """Name the projections and norms of an attention without biases."""
-  return [
-    *(
-      Entry(f"{ours}.{part}", f"{theirs}.{part}.weight", "(N H) D")
-      for part in ("query", "key", "value")
-    ),
-    Entry(f"{ours}.out", f"{theirs}.out.weight", "D (N H)"),
-    norm(f"{ours}.query_norm", f"{theirs}.query_norm"),
-    norm(f"{ours}.key_norm", f"{theirs}.key_norm"),
+def projections(ours: str, theirs: str) -> list[Entry]:
+  """Name the four projections of an attention without biases."""
+  into = [
+    Entry(f"{ours}.{part}", f"{theirs}.{part}.weight", "(N H) D")
+    for part in ("query", "key", "value")
   ]
+  return [*into, Entry(f"{ours}.out", f"{theirs}.out.weight", "D (N H)")]
