@@ -4,9 +4,12 @@
 parts, 7.248 B in speech attention, 0.226 B in the shared modulation, 0.055 B
 in the speech projector, 0.042 B in the text projections.
 
+  mocha data encode --config mocha_30b
   mocha train --config mocha_30b
 
-on 512 chips. `mocha compile --config mocha_30b` prints: 75.7 of 95.0 GiB; 3.1 %
+on 512 chips, with the paths of the encoders that others trained as overrides
+(--config.speech_encoder.weights=..., --config.text_encoder.ul2.weights=... and
+.tokenizer=..., so too byt5 and metaclip). `mocha compile --config mocha_30b` prints: 75.7 of 95.0 GiB; 3.1 %
 of the forward pass computed again; exposed collectives 6.2 % of a step of
 76.7 s; predicted MFU 72.3 %.
 
@@ -16,7 +19,7 @@ Clips of 768 x 704 need no padding either: 48 x 44 = 2,112 tokens a frame, with
 
 from ml_collections import ConfigDict
 
-from experiments import _base
+from experiments import _base, _encoders
 
 
 def get_config() -> ConfigDict:
@@ -26,6 +29,14 @@ def get_config() -> ConfigDict:
     frames=125, fps=24, height=512, width=1024, sample_rate=16_000
   )
   config.codec.update(time=4, space=8, channels=16, causal=True)
+  config.speech_encoder = ConfigDict(_encoders.wav2vec2_base())
+  config.text_encoder = ConfigDict(
+    dict(
+      ul2=_encoders.ul2(),
+      byt5=_encoders.byt5_small(),
+      metaclip=_encoders.metaclip(),
+    )
+  )
 
   model = config.model
   model.update(layers=48, width=6144, ffn=16_384, heads=48, head=128)

@@ -55,21 +55,18 @@ def condition(given, frames: int) -> Condition:
   """The shapes of what a batch of two is conditioned on."""
   model = given["model"]
   shape: Any = jax.ShapeDtypeStruct
-  features = model["speech"]["features"]
-  if model["frozen_text"]:
-    text = {
-      name: shape((2, 256, width), jnp.float32)
-      for name, width in model["frozen_text"].items()
-    }
-  else:
-    encoders = make_text_encoders(given["text_encoder"])
-    text = {
-      name: shape((2, encoder.length), jnp.int32)
-      for name, encoder in encoders.items()
-    }
-    assert make_speech_encoder(given["speech_encoder"]).width == features
+  speech, text = model["speech"]["features"], {}
+  assert make_speech_encoder(given["speech_encoder"]).width == speech
+  encoders = make_text_encoders(given["text_encoder"])
+  widths = {name: encoder.width for name, encoder in encoders.items()}
+  assert {k: n for k, n in widths.items() if n} == model["frozen_text"]
+  for name, encoder in encoders.items():
+    ids, features = (2, encoder.length), (2, encoder.length, encoder.width)
+    text[name] = (
+      shape(features, jnp.float32) if encoder.width else shape(ids, jnp.int32)
+    )
   mask = {name: shape(x.shape[:2], jnp.bool_) for name, x in text.items()}
-  return Condition(shape((2, frames, features), jnp.float32), text, mask)
+  return Condition(shape((2, frames, speech), jnp.float32), text, mask)
 
 
 @pytest.mark.parametrize("name", experiments.names())
