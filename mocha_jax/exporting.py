@@ -53,9 +53,15 @@ def open_source(folder: pathlib.Path, *, raw: bool, dtype: Dtype) -> Source:
   checkpointer.close()
   part = "params" if raw or "ema" not in parts else "ema"
   network = run.make_network(opened.config)
-  held = stream.read(where, part, tables.paths(network.shapes))
+  # What is frozen has no average.
+  averaged = network.trained(network.shapes) if part == "ema" else {}
+  averaged = tables.paths(averaged)
+  paths = tables.paths(network.shapes)
+  others = [path for path in paths if path not in averaged]
+  held = stream.read(where, "params", others)
+  held |= stream.read(where, "ema", averaged)
   to = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-  parameters = {path: files.Cast(x, to) for path, x in held.items()}
+  parameters = {path: files.Cast(held[path], to) for path in paths}
   return Source(opened, step or 0, part, parameters)
 
 

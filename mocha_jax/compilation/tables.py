@@ -17,10 +17,10 @@ _FORMULAS = {
   "self_attention_scores": "4 T T A per layer",
   "text_attention": "4 (T D + L D + T L) A per layer",
   "speech_attention": "4 (S D A + f R D A + T R N D) per layer",
-  "mlp": "6 T D F per layer",
+  "mlp": "6 T D F per layer; Wan: 4 T D F",
   "patches": "4 T C D",
-  "modulation": "2 (256 D + 9 D D)",
-  "text_projection": "2 L E D",
+  "modulation": "2 (256 D + 9 D D); Wan: 7 D D",
+  "text_projection": "2 L E D; Wan: 2 L (E + D) D",
   "speech_projection": "2 S (E P + P D)",
 }
 _GIB = 2**30
@@ -108,7 +108,7 @@ def _model(report: Report) -> Table:
       part, f"{flops / 1e15:,.1f}", _percent(share), _bar(share), formula
     )
   table.add_section()
-  table.add_row("3 x forward", f"{total / 1e15:,.1f}", "", "", "")
+  table.add_row("forward and backward", f"{total / 1e15:,.1f}", "", "", "")
   return table
 
 

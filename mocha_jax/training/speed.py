@@ -89,7 +89,7 @@ class Work:
     shares = ", ".join(f"{name} {n / total:.1%}" for name, n in parts)
     said = (
       f"a step: {self.clips} clips, {self.tokens} video tokens, {total:.3e} "
-      f"model FLOPs, 3 x forward ({shares})\n"
+      f"model FLOPs ({shares})\n"
     )
     where = f"{self.devices} devices on {self.chips} chips ({self.chip})"
     if self.peak is None:
