@@ -9,9 +9,11 @@ in the speech projector, 0.042 B in the text projections.
 
 on 512 chips, with the paths of the encoders that others trained as overrides
 (--config.speech_encoder.weights=..., --config.text_encoder.ul2.weights=... and
-.tokenizer=..., so too byt5 and metaclip). `mocha compile --config mocha_30b` prints: 75.7 of 95.0 GiB; 3.1 %
-of the forward pass computed again; exposed collectives 6.2 % of a step of
-76.7 s; predicted MFU 72.3 %.
+.tokenizer=..., so too byt5 and metaclip).
+
+`mocha compile --config mocha_30b` prints: 75.7 of 95.0 GiB; 3.1 % of the
+forward pass computed again; exposed collectives 6.2 % of a step of 76.7 s;
+predicted MFU 72.3 %.
 
 Clips of 768 x 704 need no padding either: 48 x 44 = 2,112 tokens a frame, with
 --config.clip.height=704 --config.clip.width=768.
