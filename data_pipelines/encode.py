@@ -1,7 +1,8 @@
 """Raw records become encoded ones: what a model is trained on, made once.
 
-Beside the records lie the codec, fitted to the training clips, and the
-encoding of the empty prompt, which stands in for a prompt that is dropped.
+Beside the records lie the codec, fitted to the training clips if it has no
+weights of its own, and the encoding of the empty prompt, which stands in for a
+prompt that is dropped.
 """
 
 import contextlib
@@ -53,7 +54,7 @@ def encode(
   raw = pathlib.Path(raw or root / records.RAW)
   encoded = pathlib.Path(encoded or root / records.ENCODED)
   clip = section(ClipFormat, given["clip"], "clip")
-  codec_config = section(codecs.CodecConfig, given["codec"], "codec")
+  codec_config = codecs.make_config(given["codec"])
   speech_encoder = encoders.make_speech_encoder(given["speech_encoder"])
   text_encoders = encoders.make_text_encoders(given["text_encoder"])
   counts = _raw_splits(raw, clip)

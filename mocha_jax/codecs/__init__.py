@@ -1,16 +1,22 @@
 """What turns frames into latents and back."""
 
+import json
 import os
-from collections.abc import Iterable
-from typing import Protocol
+import pathlib
+import zipfile
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from mocha_jax.codecs import linear
-from mocha_jax.codecs.linear import CodecConfig
+from mocha_jax.codecs import grid, linear, wan_vae
+from mocha_jax.codecs.wan_vae import WanVAEConfig
+from mocha_jax.sections import nearest, section
 
-__all__ = ["Codec", "CodecConfig", "fit", "load"]
+CodecConfig: TypeAlias = linear.CodecConfig | WanVAEConfig
+
+_CONFIGS = {"linear": linear.CodecConfig, "wan_vae": WanVAEConfig}
 
 
 class Codec(Protocol):
@@ -59,13 +65,56 @@ class Codec(Protocol):
     ...
 
 
+def make_config(given: Mapping[str, Any]) -> CodecConfig:
+  """Turn section `codec` into the config of the codec that it names.
+
+  Raises:
+    ValueError: the name is unknown, or a key is wrong.
+  """
+  if "name" not in given:
+    raise ValueError(f"config.codec.name is missing: one of {[*_CONFIGS]}")
+  name = given["name"]
+  if name not in _CONFIGS:
+    raise ValueError(
+      f"config.codec.name = {name!r} is unknown{nearest(str(name), _CONFIGS)}"
+    )
+  return section(_CONFIGS[name], given, "codec")
+
+
+def latent_shape(
+  config: CodecConfig, frames: int, height: int, width: int
+) -> tuple[int, int, int, int]:
+  """Return [f h w c] of a clip; ValueError names the nearest that divide."""
+  return grid.latent_shape(config, frames, height, width)
+
+
 def fit(
   config: CodecConfig, clips: Iterable[UInt8[np.ndarray, "F H W 3"]]
 ) -> Codec:
-  """Fit the codec that the config names to training clips."""
+  """Return the codec that the config names, fitted to training clips.
+
+  One with weights of its own looks at none.
+
+  Raises:
+    ValueError: there are no clips or no weights, or they do not fit.
+  """
+  if isinstance(config, WanVAEConfig):
+    return wan_vae.open_weights(config)
   return linear.fit(config, clips)
 
 
 def load(path: str | os.PathLike[str]) -> Codec:
-  """Read a codec from the file that its `save` wrote."""
-  return linear.load(path)
+  """Open a codec from the file that its `save` wrote.
+
+  Raises:
+    ValueError: there is no such file, or it is no codec's.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise ValueError(f"no codec file {path}")
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      name = json.loads(str(file["config"]))["name"]
+  except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    raise ValueError(f"{path} is no codec: {error}") from error
+  return (wan_vae if name == "wan_vae" else linear).load(path)

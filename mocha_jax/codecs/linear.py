@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, UInt8
 
 from mocha_jax import sections as config_lib
+from mocha_jax.codecs.grid import latent_shape
 
 Frames = UInt8[np.ndarray, "*B F H W 3"]
 Latents = Float[np.ndarray, "*B f h w c"]
@@ -228,45 +229,6 @@ def fit(config: CodecConfig, clips: Iterable[Frames]) -> LinearCodec:
     mean=(weights @ (mean + _MIDDLE)).astype(np.float32),
     basis=np.ascontiguousarray(basis * np.sign(largest), np.float32),
     scale=float(np.sqrt(kept.mean())),  # Latents have unit mean square.
-  )
-
-
-def latent_shape(
-  config: CodecConfig, frames: int, height: int, width: int
-) -> tuple[int, int, int, int]:
-  """Return [f h w c] of a clip; ValueError names the nearest that divide."""
-  alone = 1 if config.causal else 0
-  if frames < 1 or (frames - alone) % config.time:
-    rule = f"1 + a multiple of {config.time}" if alone else None
-    below = frames - (frames - alone) % config.time
-    raise _indivisible(
-      "frames", frames, (below, config.time), rule=rule, least=1
-    )
-  for name, size in (("height", height), ("width", width)):
-    if size < 1 or size % config.space:
-      below = size - size % config.space
-      raise _indivisible(name, size, (below, config.space))
-  return (
-    alone + (frames - alone) // config.time,
-    height // config.space,
-    width // config.space,
-    config.channels,
-  )
-
-
-def _indivisible(
-  name: str,
-  value: int,
-  near: tuple[int, int],
-  *,
-  rule: str | None = None,
-  least: int = 1,
-) -> ValueError:
-  below, step = near
-  choices = [str(c) for c in (below, below + step) if c >= least]
-  return ValueError(
-    f"{name}={value} must be {rule or f'a multiple of {step}'} for the codec:"
-    f" {' or '.join(choices)}"
   )
 
 

@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from mocha_jax import sharding
+from mocha_jax import codecs, sharding
 from mocha_jax.assemble import Parts, assemble
 from mocha_jax.batch import Batch, Condition
-from mocha_jax.codecs import CodecConfig, linear
 from mocha_jax.compilation import hlo, memory, network, roofline
 from mocha_jax.compilation import report as reports
 from mocha_jax.compilation.report import Report
@@ -80,8 +79,8 @@ def batch_shapes(config: ConfigDict, parts: Parts) -> Batch:
   """Return the shapes of a batch as training reads it, and where it lies."""
   given, model = config.to_dict(), parts.model
   clip = section(ClipFormat, given["clip"], "clip")
-  codec = section(CodecConfig, given["codec"], "codec")
-  grid = linear.latent_shape(codec, clip.frames, clip.height, clip.width)
+  codec = codecs.make_config(given["codec"])
+  grid = codecs.latent_shape(codec, clip.frames, clip.height, clip.width)
   where = sharding.batch_sharding(parts.mesh)
   clips = given["data"]["batch_size"]
 

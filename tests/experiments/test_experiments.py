@@ -6,10 +6,9 @@ import pytest
 
 from data_pipelines.mixture import DataConfig
 from data_pipelines.toy.build import ToyConfig
+from mocha_jax import codecs, run
 from mocha_jax import config as experiments
-from mocha_jax import run
 from mocha_jax.batch import Condition
-from mocha_jax.codecs import CodecConfig, linear
 from mocha_jax.diffusion.flow import FlowConfig
 from mocha_jax.diffusion.sample import SampleConfig
 from mocha_jax.encoders import make_speech_encoder, make_text_encoders
@@ -24,7 +23,6 @@ from mocha_jax.training.trainable import TrainableConfig
 
 SECTIONS = dict(
   clip=ClipFormat,
-  codec=CodecConfig,
   toy=ToyConfig,
   data=DataConfig,
   trainable=TrainableConfig,
@@ -36,7 +34,7 @@ SECTIONS = dict(
   sample=SampleConfig,
   score=ScoreConfig,
 )
-OTHERS = {"seed", "model", "speech_encoder", "text_encoder"}
+OTHERS = {"seed", "codec", "model", "speech_encoder", "text_encoder"}
 
 
 @pytest.mark.parametrize("name", experiments.names())
@@ -74,8 +72,8 @@ def test_network_takes_the_clips_of_its_experiment(name):
   config = experiments.load(name)
   given = config.to_dict()
   clip = section(ClipFormat, given["clip"], "clip")
-  codec = section(CodecConfig, given["codec"], "codec")
-  grid = linear.latent_shape(codec, clip.frames, clip.height, clip.width)
+  codec = codecs.make_config(given["codec"])
+  grid = codecs.latent_shape(codec, clip.frames, clip.height, clip.width)
   network = run.make_network(config)
   latents = jax.ShapeDtypeStruct((2, *grid), jnp.float32)
   velocity = jax.eval_shape(

@@ -1,0 +1,53 @@
+"""The grid of latents that a clip becomes, whatever the codec."""
+
+from typing import Protocol
+
+
+class Ratios(Protocol):
+  """What of a codec's config decides its grid.
+
+  time: frames in one latent, r. space: rows, and columns, of pixels in one.
+  channels: numbers in one. causal: frame 0 stands alone, so that 1 + r k frames
+  become 1 + k latents; otherwise r k become k.
+  """
+
+  @property
+  def time(self) -> int: ...  # noqa: D102
+  @property
+  def space(self) -> int: ...  # noqa: D102
+  @property
+  def channels(self) -> int: ...  # noqa: D102
+  @property
+  def causal(self) -> bool: ...  # noqa: D102
+
+
+def latent_shape(
+  config: Ratios, frames: int, height: int, width: int
+) -> tuple[int, int, int, int]:
+  """Return [f h w c] of a clip; ValueError names the nearest that divide."""
+  alone = 1 if config.causal else 0
+  if frames < 1 or (frames - alone) % config.time:
+    rule = f"1 + a multiple of {config.time}" if alone else None
+    below = frames - (frames - alone) % config.time
+    raise _indivisible("frames", frames, (below, config.time), rule=rule)
+  for name, size in (("height", height), ("width", width)):
+    if size < 1 or size % config.space:
+      below = size - size % config.space
+      raise _indivisible(name, size, (below, config.space))
+  return (
+    alone + (frames - alone) // config.time,
+    height // config.space,
+    width // config.space,
+    config.channels,
+  )
+
+
+def _indivisible(
+  name: str, value: int, near: tuple[int, int], *, rule: str | None = None
+) -> ValueError:
+  below, step = near
+  choices = [str(c) for c in (below, below + step) if c >= 1]
+  return ValueError(
+    f"{name}={value} must be {rule or f'a multiple of {step}'} for the codec:"
+    f" {' or '.join(choices)}"
+  )

@@ -1,0 +1,267 @@
+"""Wan2.1's causal 3D VAE as a codec: 4x8x8 pixels become 16 numbers.
+
+  z = (mean of q(z | frames) - MEAN) / STD
+
+1 + 4k frames become 1 + k latents, frame 0 alone. Nothing is fitted: weights
+come from a file, and the codec's own file, which lies in a run, holds them too.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import zipfile
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Float, Float32, UInt8
+
+from mocha_jax.codecs.grid import latent_shape
+from mocha_jax.codecs.wan_network import Cuts, WanNetwork
+from mocha_jax.network import Network
+from mocha_jax.sections import positive, section
+
+_PARAMS = "params/"  # Before the path of a parameter in the codec's file.
+
+
+@dataclasses.dataclass(frozen=True)
+class WanVAEConfig:
+  """Section `codec`, where its name is wan_vae.
+
+  weights: path of Wan2.1_VAE.pth, of a .safetensors file with its names or
+    with those of diffusers, or of a folder with one.
+  width: channels of the first level; 96 in the released weights.
+  dtype: of weights and activations.
+  chunk, tile: latent frames at a time, and rows and columns of latents (0: all)
+    at a time; more is faster and takes more memory.
+  """
+
+  name: Literal["wan_vae"]
+  weights: str
+  width: int
+  time: Literal[4]
+  space: Literal[8]
+  channels: Literal[16]
+  causal: Literal[True]
+  dtype: Literal["float32", "bfloat16"]
+  chunk: int
+  tile: int
+
+  def __post_init__(self):
+    positive(self, "width", "chunk")
+    if self.width % 2:
+      raise ValueError(f"width={self.width} must be even")
+    if self.tile < 0:
+      raise ValueError(f"tile={self.tile} must be at least 1, or 0 for all")
+
+  @property
+  def cuts(self) -> Cuts:
+    """How clips are cut."""
+    return Cuts(chunk=self.chunk, tile=self.tile)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class WanVAE:
+  """Encodes and decodes clips on this process's first device.
+
+  Weights are read when they are first needed, so that it is cheap to send.
+
+  source: the file that `save` wrote, or `config.weights`.
+  """
+
+  config: WanVAEConfig
+  source: pathlib.Path
+
+  @property
+  def time(self) -> int:
+    """Frames in one latent."""
+    return self.config.time
+
+  @property
+  def space(self) -> int:
+    """Rows, and columns, of pixels in one latent."""
+    return self.config.space
+
+  @property
+  def channels(self) -> int:
+    """Numbers in one latent."""
+    return self.config.channels
+
+  @property
+  def causal(self) -> bool:
+    """Whether frame 0 stands alone: it does."""
+    return self.config.causal
+
+  def __getstate__(self) -> dict[str, Any]:
+    return dict(config=self.config, source=self.source)
+
+  def latent_shape(
+    self, frames: int, height: int, width: int
+  ) -> tuple[int, int, int, int]:
+    """Return [f h w c] of such a clip; ValueError if it does not divide."""
+    return latent_shape(self.config, frames, height, width)
+
+  def encode(
+    self, frames: UInt8[np.ndarray, "*B F H W 3"]
+  ) -> Float32[np.ndarray, "*B f h w c"]:
+    """Turn frames, of one clip or of many, into latents of unit variance."""
+    grid = self.latent_shape(*frames.shape[-4:-1])
+    clips = frames.reshape(-1, 1, *frames.shape[-4:])
+    made = [np.asarray(self._encode(self._on_device, clip)) for clip in clips]
+    return np.concatenate(made).reshape(*frames.shape[:-4], *grid)
+
+  def decode(
+    self, latents: Float[np.ndarray, "*B f h w c"]
+  ) -> UInt8[np.ndarray, "*B F H W 3"]:
+    """Turn latents back into frames."""
+    if latents.shape[-1] != self.channels:
+      raise ValueError(
+        f"latents have {latents.shape[-1]} channels; this codec has"
+        f" {self.channels}"
+      )
+    clips = latents.astype(np.float32).reshape(-1, 1, *latents.shape[-4:])
+    made = [np.asarray(self._decode(self._on_device, clip)) for clip in clips]
+    frames = np.concatenate(made)
+    return frames.reshape(*latents.shape[:-4], *frames.shape[1:])
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Write one .npz file, config and weights, under its name at the end."""
+    path = pathlib.Path(path)
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+      np.savez(
+        file,
+        allow_pickle=False,
+        config=np.array(json.dumps(dataclasses.asdict(self.config))),
+        **{_PARAMS + name: x for name, x in _flat(self.params).items()},
+      )
+    part.replace(path)
+
+  @functools.cached_property
+  def network(self) -> Network:
+    """The structure."""
+    config = self.config
+    return Network(
+      lambda rngs: WanNetwork(config.width, dtype=config.dtype, rngs=rngs)
+    )
+
+  @functools.cached_property
+  def params(self) -> Any:
+    """The weights, float32, on the host.
+
+    Raises:
+      ValueError: there are none, or they are of another network; all tensors
+        that do not fit are listed.
+    """
+    if self.source.suffix == ".npz":
+      with _opened(self.source) as file:
+        flat = {
+          name.removeprefix(_PARAMS): file[name]
+          for name in file.files
+          if name.startswith(_PARAMS)
+        }
+    else:
+      flat = self._foreign()
+    return _like(self.network.shapes, flat)
+
+  def _foreign(self) -> dict[str, np.ndarray]:
+    """Read other people's weights."""
+    from mocha_jax.weights import files, tables, wan_vae
+
+    if not self.config.weights:
+      raise ValueError(
+        "config.codec.weights: the codec wan_vae needs the path of its weights,"
+        " such as Wan2.1_VAE.pth or diffusers' folder vae"
+      )
+    try:
+      tensors = files.open_tensors(self.source, "vae")
+      entries = wan_vae.entries(tensors)
+      shapes, letters = self.network.shapes, self.network.letters
+      plan = tables.plan(entries, shapes, letters, tensors)
+    except (OSError, ValueError) as error:
+      raise ValueError(f"config.codec.weights: {error}") from error
+    return {
+      path: leaf.read_ours(tensors, dtype=np.float32)
+      for path, leaf in plan.leaves.items()
+    }
+
+  @functools.cached_property
+  def _on_device(self) -> Any:
+    """The weights as they are computed with; vectors stay float32."""
+    dtype = jax.numpy.dtype(self.config.dtype)
+    cast = lambda x: x.astype(dtype) if x.ndim > 1 else x
+    return jax.device_put(jax.tree.map(cast, self.params))
+
+  @functools.cached_property
+  def _encode(self):
+    return jax.jit(encoder(self.network, self.config.cuts))
+
+  @functools.cached_property
+  def _decode(self):
+    return jax.jit(decoder(self.network, self.config.cuts))
+
+
+def encoder(network: Network, cuts: Cuts):
+  """Return encode(params, frames "B F H W 3", uint8) -> latents."""
+  return lambda params, frames: _bound(network, params).encode(frames, cuts)
+
+
+def decoder(network: Network, cuts: Cuts):
+  """Return decode(params, latents "B f h w c") -> frames, uint8."""
+  return lambda params, latents: _bound(network, params).decode(
+    latents, cuts, dtype="uint8"
+  )
+
+
+def _bound(network: Network, params: Any) -> WanNetwork:
+  model: nnx.Module = network.bind(params)
+  assert isinstance(model, WanNetwork)
+  return model
+
+
+def open_weights(config: WanVAEConfig) -> WanVAE:
+  """Return the codec with the weights of its config.
+
+  Raises:
+    ValueError: there are none, or they are of another network.
+  """
+  codec = WanVAE(config, pathlib.Path(config.weights))
+  _ = codec.params  # Now rather than late.
+  return codec
+
+
+def load(path: str | os.PathLike[str]) -> WanVAE:
+  """Open a codec that `save` wrote; ValueError if the file is another."""
+  path = pathlib.Path(path)
+  with _opened(path) as file:
+    config = json.loads(str(file["config"]))
+  return WanVAE(section(WanVAEConfig, config, "codec"), path)
+
+
+def _opened(path: pathlib.Path) -> Any:
+  if not path.is_file():
+    raise ValueError(f"no codec file {path}")
+  try:
+    return np.load(path, allow_pickle=False)
+  except (OSError, ValueError, zipfile.BadZipFile) as error:
+    raise ValueError(f"{path} is no codec: {error}") from error
+
+
+def _flat(tree: Any, where: str = "") -> dict[str, np.ndarray]:
+  """Name every parameter by its path, such as "encoder.head.conv.bias"."""
+  if not hasattr(tree, "items"):
+    return {where[:-1]: tree}
+  flat = {}
+  for key, value in tree.items():
+    flat |= _flat(value, f"{where}{key}.")
+  return flat
+
+
+def _like(tree: Any, flat: dict[str, np.ndarray], where: str = "") -> Any:
+  """Put what lies at a path into a tree; undo `_flat`."""
+  if not hasattr(tree, "items"):
+    return flat[where[:-1]]
+  return {k: _like(v, flat, f"{where}{k}.") for k, v in tree.items()}
