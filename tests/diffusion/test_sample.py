@@ -81,7 +81,23 @@ def test_guidance_of_one_follows_the_model():
   model = guidance.nested(linear_model, condition(0, 0), scale)
   x_t = jnp.zeros((2, 2, 1, 1, 1))
   got = model(x_t, jnp.zeros(2), condition(1, 1))
-  np.testing.assert_allclose(got, linear_model(x_t, None, condition(1, 1)))
+  numerics.assert_same(got, linear_model(x_t, None, condition(1, 1)))
+
+
+@pytest.mark.parametrize(
+  ("speech", "text", "times"), [(1.0, 1.0, 1), (1.0, 2.0, 3), (2.0, 1.0, 3)]
+)
+def test_guidance_costs_what_it_needs(speech, text, times):
+  sizes = []
+
+  def model(x_t, t, condition):
+    sizes.append(x_t.shape[0])
+    return linear_model(x_t, t, condition)
+
+  scale = guidance.Guidance(speech, text)
+  guided = guidance.nested(model, condition(0, 0), scale)
+  guided(jnp.zeros((2, 2, 1, 1, 1)), jnp.zeros(2), condition(1, 1))
+  assert sizes == [2 * times]
 
 
 def test_speech_guidance_leaves_a_clip_without_speech_alone():
