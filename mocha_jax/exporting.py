@@ -8,15 +8,19 @@ from typing import Literal
 
 import ml_dtypes
 import numpy as np
+from ml_collections import ConfigDict
 
 from mocha_jax import config as configs
 from mocha_jax import folders, run
+from mocha_jax.export import diffusers_folder
+from mocha_jax.models import make_config
+from mocha_jax.models.lora import LoraConfig, merge_kernel
 from mocha_jax.training import stream
 from mocha_jax.training.checkpoint import open_newest
 from mocha_jax.weights import files, tables
-from mocha_jax.weights.tables import Stored
+from mocha_jax.weights.tables import Index, Stored
 
-Format = Literal["safetensors"]
+Format = Literal["diffusers", "safetensors"]
 Dtype = Literal["float32", "bfloat16"]
 
 
@@ -24,7 +28,8 @@ Dtype = Literal["float32", "bfloat16"]
 class Source:
   """A run whose parameters are read when they are wanted.
 
-  opened: the run. step: of the checkpoint; part: "ema" or "params".
+  opened: the run; its config has no adapters if they are merged.
+  step: of the checkpoint; part: "ema" or "params".
   parameters: by dotted path.
   """
 
@@ -34,35 +39,87 @@ class Source:
   parameters: Mapping[str, Stored]
 
 
-def open_source(folder: pathlib.Path, *, raw: bool, dtype: Dtype) -> Source:
+def open_source(
+  folder: pathlib.Path, *, raw: bool, apart: bool, dtype: Dtype
+) -> Source:
   """Open the newest checkpoint of a run.
 
-  raw: take the parameters themselves, not their moving average.
-  dtype: to read them as.
+  raw: take trained parameters themselves, not their moving average.
+  apart: keep adapters, which otherwise are added to what they adapt.
+  dtype: to read parameters as.
 
   Raises:
     FileNotFoundError: there is no run, or no checkpoint in it.
   """
   opened = run.open_run(folder)
-  checkpointer = open_newest(opened.checkpoints)
-  step, where, parts = (
-    checkpointer.latest,
-    checkpointer.folder,
-    checkpointer.parts,
-  )
-  checkpointer.close()
-  part = "params" if raw or "ema" not in parts else "ema"
   network = run.make_network(opened.config)
-  # What is frozen has no average.
-  averaged = network.trained(network.shapes) if part == "ema" else {}
-  averaged = tables.paths(averaged)
-  paths = tables.paths(network.shapes)
-  others = [path for path in paths if path not in averaged]
-  held = stream.read(where, "params", others)
-  held |= stream.read(where, "ema", averaged)
+  checkpointer = open_newest(opened.checkpoints)
+  step, where = checkpointer.latest, checkpointer.folder
+  part = "params" if raw or "ema" not in checkpointer.parts else "ema"
+  checkpointer.close()
+  parameters: dict[str, Stored] = {
+    **stream.read(where, "params", tables.paths(network.shapes)),
+    **stream.read(where, part, tables.paths(network.trained(network.shapes))),
+  }
+  adapters = make_config(opened.config.to_dict()["model"]).lora
+  if adapters.rank and not apart:
+    opened = _without_adapters(opened)
+    parameters = _merged(opened, parameters, adapters)
   to = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-  parameters = {path: files.Cast(held[path], to) for path in paths}
+  parameters = {path: files.Cast(x, to) for path, x in parameters.items()}
   return Source(opened, step or 0, part, parameters)
+
+
+def _without_adapters(opened: run.Run) -> run.Run:
+  """Return the run with a config that goes on without adapters."""
+  given = opened.config.to_dict()
+  given["model"]["lora"]["rank"] = 0
+  given["trainable"]["preset"] = "speech"
+  return dataclasses.replace(opened, config=ConfigDict(given).lock())
+
+
+def _merged(
+  opened: run.Run, parameters: Mapping[str, Stored], adapters: LoraConfig
+) -> dict[str, Stored]:
+  """Return the parameters of the run, adapters added to what they adapt."""
+  merged = {}
+  for path in tables.paths(run.make_network(opened.config).shapes):
+    module, _, name = path.rpartition(".")
+    down, up = (f"{module}.lora.{name}.{x}" for x in ("down", "up"))
+    merged[path] = (
+      _Merged(parameters[path], parameters[down], parameters[up], adapters)
+      if down in parameters
+      else parameters[path]
+    )
+  return merged
+
+
+@dataclasses.dataclass(frozen=True)
+class _Merged:
+  """A kernel of stacked layers with its adapter added."""
+
+  kernel: Stored
+  down: Stored
+  up: Stored
+  adapters: LoraConfig
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return self.kernel.shape
+
+  @property
+  def dtype(self) -> np.dtype:
+    return self.kernel.dtype
+
+  def read(self, index: Index = ()) -> np.ndarray:
+    layers, rest = index[:1], index[1:]
+    merged = merge_kernel(
+      self.kernel.read(layers),
+      self.down.read(layers),
+      self.up.read(layers),
+      self.adapters,
+    )
+    return merged[(slice(None), *rest)]
 
 
 def export(
@@ -111,4 +168,10 @@ def _safetensors(
     shutil.copyfile(codec, folder / codec.name)
 
 
-_FORMATS = {"safetensors": _safetensors}
+def _diffusers(source: Source, folder: pathlib.Path, shard_bytes: int) -> None:
+  diffusers_folder.write(
+    source.opened, source.parameters, folder, shard_bytes=shard_bytes
+  )
+
+
+_FORMATS = {"diffusers": _diffusers, "safetensors": _safetensors}

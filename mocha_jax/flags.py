@@ -256,8 +256,9 @@ def _add_export_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--format",
     required=True,
-    choices=("safetensors",),
-    help="safetensors: parameters by our names, and the config as JSON",
+    choices=("diffusers", "safetensors"),
+    help="diffusers: a folder for PyTorch's DiffusionPipeline.from_pretrained;"
+    " safetensors: parameters by our names, and the config as JSON",
   )
   parser.add_argument(
     "--out", type=Path, required=True, metavar="FOLDER", help="to be made"
@@ -266,6 +267,12 @@ def _add_export_flags(parser: argparse.ArgumentParser) -> None:
     "--raw",
     action="store_true",
     help="the parameters themselves, not their moving average",
+  )
+  parser.add_argument(
+    "--lora",
+    choices=("merged", "apart"),
+    default="merged",
+    help="adapters added to what they adapt, or beside it (default: merged)",
   )
   parser.add_argument(
     "--dtype",

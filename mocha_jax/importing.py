@@ -16,7 +16,7 @@ from mocha_jax.launch import processes
 from mocha_jax.network import Network
 from mocha_jax.sections import section
 from mocha_jax.training import stream
-from mocha_jax.weights import files, tables, wan
+from mocha_jax.weights import files, movie_gen, speech, tables, wan
 from mocha_jax.weights.tables import Entry, Leaf, Stored
 
 # Of a pipeline of diffusers, the part that a backbone comes from.
@@ -82,10 +82,18 @@ def _table(
   config: ConfigDict, network: Network, tensors: Mapping[str, Stored]
 ) -> Sequence[Entry]:
   """Return the table, of those that the backbone has, with most names there."""
-  known = [tables.same_names(network.shapes, network.letters)]
   model = config.to_dict()["model"]
+  known: list[Sequence[Entry]] = [
+    tables.same_names(network.shapes, network.letters)
+  ]
+  patch, order = model["patch"], model["speech"]["order"]
   if model["name"] == "wan":
-    known += [wan.diffusers(model["patch"]), wan.original(model["patch"])]
+    heard = speech.entries(order)
+    known += [[*wan.diffusers(patch), *heard], wan.original(patch)]
+  else:
+    known.append(movie_gen.entries(network.shapes, order))
+  ours = tables.paths(network.shapes)
+  known = [[row for row in table if row.ours in ours] for table in known]
 
   def found(entries: Sequence[Entry]) -> int:
     leaves = tables.bind(entries, network.shapes, network.letters)

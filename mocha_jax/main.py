@@ -170,7 +170,12 @@ def _import(asked: Namespace, config: "ConfigDict") -> None:
 def _export(asked: Namespace) -> None:
   from mocha_jax import exporting
 
-  source = exporting.open_source(asked.run, raw=asked.raw, dtype=asked.dtype)
+  source = exporting.open_source(
+    asked.run,
+    raw=asked.raw,
+    apart=asked.lora == "apart",
+    dtype=asked.dtype,
+  )
   exporting.export(source, asked.out, asked.format)
   print(f"wrote {asked.out}: {source.part} of step {source.step}")
 

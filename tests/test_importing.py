@@ -3,12 +3,17 @@ import signal
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from flax import nnx
+from ml_collections import ConfigDict
 
 from mocha_jax import config as configs
 from mocha_jax import exporting, folders, importing, run
+from mocha_jax.models import lora, make_config
 from mocha_jax.training import stream
 from mocha_jax.weights import files, tables
 from tests import command, numerics
@@ -16,12 +21,12 @@ from tests import command, numerics
 
 def averaged(folder: pathlib.Path) -> dict[str, np.ndarray]:
   """Read the averaged parameters of a run; imported ones have no other."""
-  source = exporting.open_source(folder, raw=False, dtype="float32")
+  source = exporting.open_source(folder, raw=False, apart=True, dtype="float32")
   return {path: x.read() for path, x in source.parameters.items()}
 
 
 def export(folder, out, *, raw=False, dtype: exporting.Dtype = "float32"):
-  source = exporting.open_source(folder, raw=raw, dtype=dtype)
+  source = exporting.open_source(folder, raw=raw, apart=True, dtype=dtype)
   exporting.export(source, out, "safetensors")
   return out
 
@@ -102,6 +107,45 @@ def test_what_a_file_lacks_starts_as_in_a_new_run(exported, tmp_path):
     if "speech" in path
   }
   numerics.assert_close({path: got[path] for path in want}, want, np.float32)
+
+
+@pytest.fixture
+def adapted(exported, tmp_path) -> pathlib.Path:
+  """Make a run with adapters, all of whose numbers are drawn."""
+  config = configs.load(str(exported / "config.json")).to_dict()
+  config["model"]["lora"].update(rank=2, targets=("self_attention.query",))
+  config["trainable"]["preset"] = "speech+lora"
+  config = ConfigDict(config)
+  folder = tmp_path / "adapted"
+  folder.mkdir()
+  (folder / "config.json").write_text(configs.to_json(config))
+  draw = np.random.default_rng(0).normal
+  promise = lambda x: stream.Promise(
+    x.shape, x.dtype, lambda: jnp.asarray(draw(size=x.shape), x.dtype)
+  )
+  shapes = run.make_network(config).shapes
+  opened = run.open_run(folder)
+  stream.write(opened.checkpoints, jax.tree.map(promise, shapes))
+  return folder
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_adapters_are_exported_apart_or_merged(adapted, tmp_path, apart):
+  source = exporting.open_source(
+    adapted, raw=False, apart=apart, dtype="float32"
+  )
+  exporting.export(source, tmp_path / "out", "safetensors")
+  bring_in(tmp_path / "out", tmp_path / "run")
+  got, had = averaged(tmp_path / "run"), averaged(adapted)
+  if apart:
+    numerics.assert_same(got, had)
+  else:
+    opened = run.open_run(adapted)
+    config = make_config(opened.config.to_dict()["model"]).lora
+    tree = nnx.traversals.unflatten_mapping(
+      {tuple(path.split(".")): x for path, x in had.items()}
+    )
+    numerics.assert_same(got, tables.paths(lora.merge(tree, config)))
 
 
 def test_keys_that_do_not_fit_are_named_and_nothing_stays(exported, tmp_path):

@@ -61,16 +61,15 @@ def write(folder: pathlib.Path, params: Any) -> None:
 
   params: a tree of promises.
   """
+  one_by_one = _OneByOne(
+    use_replica_parallel=False,
+    enable_write_sharding_file=False,
+    array_metadata_store=None,
+  )
   handler = ocp.PyTreeCheckpointHandler(
     type_handler_registry=ocp.type_handlers.create_type_handler_registry(
-      (
-        Promise,
-        _OneByOne(
-          use_replica_parallel=False,
-          enable_write_sharding_file=False,
-          array_metadata_store=None,
-        ),
-      )
+      (Promise, one_by_one),
+      (jax.Array, one_by_one),  # Else Orbax warns that there is none.
     ),
     use_compression=False,  # It takes minutes, and spares a twelfth.
   )
