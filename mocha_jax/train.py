@@ -45,9 +45,21 @@ def train(
   Raises:
     ValueError: the config or the data do not fit; the folder holds a run of
       another config; the processes differ.
-    InterruptedError: the machine is about to be taken away; all is saved.
+    InterruptedError: SIGTERM came, as where a machine is about to be taken
+      away; all is saved.
   """
   keep_compiled(cache)
+  with processes.hearing_sigterm() as told_to_stop:
+    return _train(config, folder, profile, told_to_stop)
+
+
+def _train(
+  config: ConfigDict,
+  folder: pathlib.Path,
+  profile: Steps | None,
+  told_to_stop: Callable[[], bool],
+) -> pathlib.Path:
+  """Train until the end, or until told to stop."""
   given = config.to_dict()
   data = section(DataConfig, given["data"], "data")
   schedule = section(loop.LoopConfig, given["train"], "train")
@@ -57,7 +69,9 @@ def train(
   processes.agree("training clips", str(batches.clips))
   codec = pathlib.Path(data.root, "encoded", "codec.npz")
   folder = run.create(folder, config, codec).folder
-  checkpointer = Checkpointer(folder / "checkpoints", keep=schedule.keep)
+  checkpointer = Checkpointer(
+    folder / "checkpoints", keep=schedule.keep, told_to_stop=told_to_stop
+  )
   now = _start(parts, folder, checkpointer, batches, given["seed"])
   work = _work(parts, batches.example(), data.batch_size)
   _say(work.describe())

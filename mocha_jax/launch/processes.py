@@ -2,7 +2,7 @@
 
 Who they are is said by flags, or else by the cluster, as JAX detects it: Cloud
 TPU, GKE (also under JobSet and XPK), Slurm, Open MPI. Without either a run is
-one process, and everything here does nothing.
+one process, and what is here for several does nothing.
 
 They talk through the key-value store of JAX's coordinator, which process 0
 runs: no device takes part, so it works while devices wait for each other. What
@@ -12,6 +12,7 @@ for it, says it, and ends that process.
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -127,6 +128,29 @@ def meet(where: str) -> None:
 def _client() -> Any:
   """Return the client of the coordinator; None in a run of one process."""
   return distributed.global_state.client if jax.process_count() > 1 else None
+
+
+@contextlib.contextmanager
+def hearing_sigterm() -> Iterator[Callable[[], bool]]:
+  """Let the body ask whether SIGTERM has come, which does not end it meanwhile.
+
+  A second one does. Where there is a coordinator, that hears it for all, and
+  here the answer is no.
+  """
+  told = threading.Event()
+  if distributed.global_state.client is not None:
+    yield told.is_set
+    return
+
+  def hear(*_: Any) -> None:
+    told.set()
+    signal.signal(signal.SIGTERM, before)
+
+  before = signal.signal(signal.SIGTERM, hear)
+  try:
+    yield told.is_set
+  finally:
+    signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -31,6 +32,7 @@ class Checkpointer:
   """Saves in the background, step by step, into a folder.
 
   keep: checkpoints that stay; None keeps all.
+  told_to_stop: asks whether a run without a coordinator was.
 
   Each part of the state is an item of its own, so that sampling reads the
   moving average alone. A save appears under its step only when it is whole.
@@ -38,7 +40,14 @@ class Checkpointer:
   hold, so that a run can go on with another number of processes.
   """
 
-  def __init__(self, folder: pathlib.Path, *, keep: int | None):
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    *,
+    keep: int | None,
+    told_to_stop: Callable[[], bool] = lambda: False,
+  ):
+    self._told_to_stop = told_to_stop
     self._folder = folder.absolute()
     self._manager = ocp.CheckpointManager(
       self._folder,
@@ -64,10 +73,9 @@ class Checkpointer:
     """Return whether to end before this step, since a machine will be lost.
 
     A cluster says so by SIGTERM; all processes hear it at the same step. They
-    must all ask at every step. A run of one process without a coordinator is
-    ended by the signal itself.
+    must all ask at every step.
     """
-    return self._manager.reached_preemption(step)
+    return self._told_to_stop() or self._manager.reached_preemption(step)
 
   def save(self, state: TrainState, batches: BatchIterator) -> None:
     """Save under the state's step; returns when the arrays are copied."""
