@@ -24,10 +24,6 @@ from mocha_jax.models import flops
 from mocha_jax.sections import section
 from mocha_jax.training.checkpoint import abstract_state
 
-# What a frozen encoder reads of a prompt (MoCha, section 4.1), unless section
-# `text_encoder` of the config has it.
-FROZEN_TEXT_TOKENS = 256
-
 _USED = re.compile(r"(?:Used|requires?|temporaries \()\s*([\d.]+)([KMGT]?)")
 
 
@@ -88,9 +84,8 @@ def batch_shapes(config: ConfigDict, parts: Parts) -> Batch:
     return jax.ShapeDtypeStruct((clips, *dims), dtype, sharding=where)
 
   encoders = make_text_encoders(given["text_encoder"])
-  lengths = {name: encoder.length for name, encoder in encoders.items()}
   text = {
-    name: shape(lengths.get(name, FROZEN_TEXT_TOKENS), features)
+    name: shape(encoders[name].length, features)
     for name, features in model.frozen_text.items()
   }
   if model.small_text is not None:

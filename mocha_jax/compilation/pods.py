@@ -10,4 +10,6 @@ PODS: dict[str, tuple[str, int]] = {
   "mocha_4b": ("v5e-256", 1),
   "mocha_4b_v6e_64": ("v6e-64", 1),
   "mocha_4b_heads_256": ("v6e-64", 1),
+  "mocha_wan_1_3b": ("v5e-64", 1),
+  "mocha_wan_14b": ("v5p-256", 1),
 }

@@ -19,7 +19,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import (
   splash_attention_kernel as kernel,
 )
@@ -120,9 +119,11 @@ def attend(
     limits = Blocks(**halves)  # So that they take as much of the memory.
   queries, query_block = padded(tokens, limits.query)
   keys, key_block = padded(key.shape[1], limits.key)
-  real = key.shape[1] if mask is None else keys  # Else the mask knows.
+  if mask is None and keys != key.shape[1]:
+    # As ids, which take less of a core's memory than a block of a mask.
+    mask = jnp.ones(key.shape[:2], jnp.bool_)
   attention = kernel.make_splash_mha(
-    masks.MultiHeadMask([_Keys(queries, keys, real)]),
+    masks.MultiHeadMask([masks.FullMask((queries, keys))]),
     block_sizes=_sizes(limits, query_block, key_block),
     head_shards=1,
     q_seq_shards=1,
@@ -192,32 +193,3 @@ def _divisor(block: int, largest: int) -> int:
   return LANES * max(
     n for n in range(1, count + 1) if count % n == 0 and n * LANES <= largest
   )
-
-
-class _Keys(masks.Mask):
-  """Shows every query the first `real` of the keys, block by block."""
-
-  def __init__(self, queries: int, keys: int, real: int):
-    self._shape = (queries, keys)
-    self._real = real
-
-  @property
-  def shape(self) -> tuple[int, int]:
-    return self._shape
-
-  def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
-    rows, columns = (
-      range(n)[part] for n, part in zip(self._shape, index, strict=True)
-    )
-    return np.broadcast_to(
-      np.asarray(columns) < self._real, (len(rows), len(columns))
-    )
-
-  def __eq__(self, other: object) -> bool:
-    return isinstance(other, _Keys) and self._key() == other._key()
-
-  def __hash__(self) -> int:
-    return hash(self._key())
-
-  def _key(self) -> tuple[int, ...]:
-    return (*self._shape, self._real)

@@ -1,5 +1,6 @@
 """Wan2.1's transformer, module by module, against that of diffusers."""
 
+import copy
 import dataclasses
 import functools
 import itertools
@@ -211,6 +212,16 @@ def test_norm_over_all_heads():
   assert_parity(np.asarray(norm(jnp.asarray(x))).reshape(want.shape), want)
 
 
+def lowered(module, dtype):
+  """Return a copy in a type, but for what their pipeline keeps in float32."""
+  kept = theirs.WanTransformer3DModel._keep_in_fp32_modules
+  module = copy.deepcopy(module)
+  for name, x in module.named_parameters():
+    if not {*kept} & {*name.split(".")}:
+      x.data = x.data.to(dtype)
+  return module
+
+
 def block_results(size: str, dtype: str):
   """What the first layer makes of the same, theirs and ours."""
   config, model, _, params = pair(size)
@@ -219,18 +230,14 @@ def block_results(size: str, dtype: str):
   shared = 0.5 * draw(6, 2, 6, config.width)
   low = getattr(torch, dtype)
   grid = torch.zeros(1, config.channels, FRAMES, 2 * ROWS, 2 * COLUMNS)
-  block = model.blocks[0]
+  block = lowered(model.blocks[0], low)
   with torch.no_grad():
-    # As its pipeline does, which keeps norms and tables in float32.
-    block = block.to(low)
-    block.scale_shift_table.data = block.scale_shift_table.data.float()
     got = block(
       to_torch(x).to(low),
       to_torch(text).to(low),
       to_torch(shared).to(low),
       model.rope(grid),
     )
-    block.to(torch.float32)
   one = jax.tree.map(lambda p: p[0], params["blocks"])
   network = Network(lambda rngs: wan.Block(config, rngs=rngs))
   module: Any = network.bind(one)
@@ -263,6 +270,20 @@ def test_whole_model():
     want = run_theirs(model, x_t, t, text)
   module: Any = network.bind(params)
   assert_parity(module(jnp.asarray(x_t), jnp.asarray(t), condition), want)
+
+
+def test_whole_model_in_bfloat16():
+  config, model, _, params = pair()
+  x_t, t, text, condition = clips(config)
+  low = lowered(model, torch.bfloat16)
+  with torch.no_grad():
+    exact = run_theirs(model, x_t, t, text)
+    want = run_theirs(low, x_t, t, text, torch.bfloat16)
+  config = dataclasses.replace(config, dtype="bfloat16")
+  network = Network(lambda rngs: wan.Wan(config, rngs=rngs))
+  module: Any = network.bind(params)
+  got = module(jnp.asarray(x_t), jnp.asarray(t), condition)
+  assert_bfloat16_parity(got, want, exact)
 
 
 def test_gradients_of_all_parameters():
