@@ -78,6 +78,8 @@ def encode(
       for split in counts
     }
     make = _progress if beam_flags is None else _transform
+    if beam_flags is not None:  # Who encodes then reads the weights itself.
+      encoders.release([speech_encoder, *text_encoders.values()])
     records.write(
       encoded,
       {split: make(encoder) for split, encoder in encoders_of.items()},

@@ -7,9 +7,10 @@ in the speech projector, 0.042 B in the text projections.
   mocha data encode --config mocha_30b
   mocha train --config mocha_30b
 
-on 512 chips, with the paths of the encoders that others trained as overrides
-(--config.speech_encoder.weights=..., --config.text_encoder.ul2.weights=... and
-.tokenizer=..., so too byt5 and metaclip).
+on 512 chips, with the paths of what others trained as overrides:
+--config.codec.weights=..., --config.speech_encoder.weights=..., and
+--config.text_encoder.ul2.weights=... and .tokenizer=..., so too metaclip; byt5
+needs no tokenizer.
 
 `mocha compile --config mocha_30b` prints: 75.7 of 95.0 GiB; 3.1 % of the
 forward pass computed again; exposed collectives 6.2 % of a step of 76.7 s;
@@ -21,7 +22,7 @@ Clips of 768 x 704 need no padding either: 48 x 44 = 2,112 tokens a frame, with
 
 from ml_collections import ConfigDict
 
-from experiments import _base, _encoders
+from experiments import _base, _codecs, _encoders
 
 
 def get_config() -> ConfigDict:
@@ -30,7 +31,7 @@ def get_config() -> ConfigDict:
   config.clip = dict(
     frames=125, fps=24, height=512, width=1024, sample_rate=16_000
   )
-  config.codec.update(time=4, space=8, channels=16, causal=True)
+  _codecs.use_wan_vae(config)
   config.speech_encoder = ConfigDict(_encoders.wav2vec2_base())
   config.text_encoder = ConfigDict(
     dict(

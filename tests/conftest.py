@@ -32,6 +32,10 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
 CHECKED = [
   "mocha_jax.decode",
   "mocha_jax.diffusion",
+  "mocha_jax.encoders.clip_text",
+  "mocha_jax.encoders.interpolate",
+  "mocha_jax.encoders.layers",
+  "mocha_jax.encoders.t5",
   "mocha_jax.kernels",
   "mocha_jax.media",
   "mocha_jax.models",

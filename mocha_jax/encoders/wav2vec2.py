@@ -318,17 +318,16 @@ class Wav2Vec2Speech(Frozen):
         f" hears {self.config.sizes.shortest} at once: take more frames"
       )
     inputs = [prepared(samples, sample_rate, length) for samples in waveforms]
-    call = self._encode(frames)
-    return self.in_batches(call, np.stack(inputs))
+    encode = lambda params, samples: self._encode(params, samples, frames)
+    return self.in_batches(encode, np.stack(inputs))
 
-  @functools.cache  # noqa: B019
-  def _encode(self, frames: int):
-    where = self.config.interpolate
+  @functools.cached_property
+  def _encode(self):
+    def encode(params, samples, frames):
+      model = self.network.bind(params)
+      return model(samples, frames, self.config.interpolate)
 
-    def encode(params, samples):
-      return self.network.bind(params)(samples, frames, where)
-
-    return jax.jit(encode)
+    return jax.jit(encode, static_argnums=2)
 
 
 def prepared(

@@ -7,6 +7,7 @@ import transformers
 from flax import nnx
 
 from experiments import _encoders
+from mocha_jax import sharding
 from mocha_jax.encoders import t5
 from mocha_jax.weights import t5 as names
 from mocha_jax.weights import tables
@@ -128,10 +129,10 @@ def test_layer(kind, tmp_path):
   bucket = t5.buckets(LENGTH, 32, 128)
   positions = model.positions if kind != "umt5" else first.positions
   offsets = positions[...][bucket].transpose(2, 0, 1)[None]
-  y = jnp.asarray(x)
+  y, hears = jnp.asarray(x), jnp.asarray(mask)[:, None, None]
   got = dict(
     attention=first.attention(
-      first.attention_norm(y), offsets=offsets, mask=mask[:, None, None]
+      first.attention_norm(y), offsets=offsets, mask=hears
     ),
     mlp=second.mlp(y),
   )
@@ -176,14 +177,17 @@ PRESETS = dict(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_layer_of_real_size(kind, tmp_path):
+  """On one device, as eight would each gather a gigabyte of weights."""
   sizes = PRESETS[kind]()["sizes"] | dict(layers=1, vocabulary=320)
   theirs = make_theirs(kind, sizes)
   weights = save(theirs, tmp_path)
   sizes = {k: v for k, v in sizes.items() if k not in KINDS[kind]}
-  ids, mask = inputs(vocabulary=320)
+  ids, mask = inputs(16, vocabulary=320)
   exact = theirs_of(theirs, ids, mask).numpy() * mask[..., None]
   del theirs
-  ours = make_ours(kind, sizes, weights)
+  ours = make_ours(kind, sizes, weights, length=16)
+  one = sharding.MeshConfig(1, 1, 1, 1, 1)
+  ours.mesh = sharding.make_mesh(one, jax.devices()[:1])
   compare.assert_parity(ours.in_batches(ours._encode, ids, mask), exact)
 
 

@@ -107,7 +107,8 @@ def theirs_of(model, samples, frames=FRAMES, where="before"):
 
 
 def ours_of(encoder, samples, frames=FRAMES):
-  return encoder.in_batches(encoder._encode(frames), samples)
+  encode = lambda params, x: encoder._encode(params, x, frames)
+  return encoder.in_batches(encode, samples)
 
 
 def test_sound_is_prepared_as_theirs():
