@@ -110,9 +110,10 @@ def make_train_step(
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     gathered = jax.lax.with_sharding_constraint(state.params, in_use)
     keys = jax.random.split(key, len(batch.latents))
-    value, grads = sharding.mean_over_replicas(gradients)(
-      gathered, (batch, keys)
-    )
+    mean = gradients
+    if config.accumulate > 1:
+      mean = sharding.mean_over_replicas(gradients)
+    value, grads = mean(gathered, (batch, keys))
     grads = jax.lax.with_sharding_constraint(grads, where.ema)
     with jax.named_scope("optimizer"):
       trained = network.trained(state.params)
