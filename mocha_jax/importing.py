@@ -41,7 +41,7 @@ def bring_in(
     ValueError: keys of either side are missing, extra or misshapen; or the
       folder is there already.
   """
-  text = processes.from_first("config", lambda: configs.to_json(config))
+  text = configs.to_json(config)
   processes.agree("config", text)
   tensors = files.open_tensors(source, _COMPONENT)
   network = run.make_network(config)

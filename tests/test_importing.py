@@ -49,6 +49,13 @@ def test_what_is_exported_is_imported_bit_by_bit(tiny_run, exported, tmp_path):
   assert codec == (tiny_run / "codec.npz").read_bytes()
 
 
+def test_two_processes_write_what_one_does(tiny_run, exported, tmp_path):
+  asked = ("import", "--config", exported / "config.json", "--from", exported)
+  asked += ("--run", tmp_path / "run")
+  command.ends(command.start_together(2, *asked, cwd=tmp_path, devices=2))
+  numerics.assert_same(averaged(tmp_path / "run"), averaged(tiny_run))
+
+
 def test_training_goes_on_from_what_was_imported(tiny_run, exported, tmp_path):
   bring_in(exported, tmp_path / "run")
   before = averaged(tmp_path / "run")
