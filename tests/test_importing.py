@@ -25,9 +25,16 @@ def averaged(folder: pathlib.Path) -> dict[str, np.ndarray]:
   return {path: x.read() for path, x in source.parameters.items()}
 
 
-def export(folder, out, *, raw=False, dtype: exporting.Dtype = "float32"):
+def export(
+  folder,
+  out,
+  kind: exporting.Format = "safetensors",
+  *,
+  raw=False,
+  dtype: exporting.Dtype = "float32",
+):
   source = exporting.open_source(folder, raw=raw, apart=True, dtype=dtype)
-  exporting.export(source, out, "safetensors")
+  exporting.export(source, out, kind)
   return out
 
 
@@ -47,6 +54,13 @@ def test_what_is_exported_is_imported_bit_by_bit(tiny_run, exported, tmp_path):
   numerics.assert_same(averaged(tmp_path / "run"), averaged(tiny_run))
   codec = (tmp_path / "run" / "codec.npz").read_bytes()
   assert codec == (tiny_run / "codec.npz").read_bytes()
+
+
+def test_a_folder_of_diffusers_is_imported_too(tiny_run, exported, tmp_path):
+  source = export(tiny_run, tmp_path / "out", "diffusers")
+  config = configs.load(str(exported / "config.json"))
+  importing.bring_in(config, source, tmp_path / "run")
+  numerics.assert_same(averaged(tmp_path / "run"), averaged(tiny_run))
 
 
 def test_two_processes_write_what_one_does(tiny_run, exported, tmp_path):
