@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from mocha_jax import sharding
 from mocha_jax.batch import Condition
 from mocha_jax.models import lora
 from mocha_jax.models.attention import Attention
@@ -124,7 +125,12 @@ class TrainedText(nnx.Module):
     pair = (before.astype(jnp.uint32) * self.PAIR + ids.astype(jnp.uint32)) % (
       self.pair.shape[0]
     )
-    x = self.word[ids] + self.pair[pair] + self.position[: ids.shape[1]]
+    # Whole tables: XLA cannot look up in split ones where clips lie on several
+    # replicas and their tokens on several devices.
+    word, pairs = (
+      sharding.constrain(t[...], "V D") for t in (self.word, self.pair)
+    )
+    x = word[ids] + pairs[pair] + self.position[: ids.shape[1]]
     for block in self.blocks:
       x = block(x, mask)
     return self.norm(x)

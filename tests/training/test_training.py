@@ -192,6 +192,13 @@ def test_accumulation_is_the_mean_over_the_parts():
   np.testing.assert_allclose(metrics["grad_norm"], whole["grad_norm"], rtol=0.5)
 
 
+def test_words_are_looked_up_by_replicas_of_several_devices():
+  config = dataclasses.replace(STEP, accumulate=2)
+  trainer = Trainer((2, 2, 2, 1, 1), config=config)
+  now, metrics = trainer.step(trainer.init(), next(Clips()))
+  assert np.isfinite(metrics["loss"]) and int(now.step) == 1
+
+
 def test_average_follows_the_parameters():
   trainer = Trainer()
   now, batches = trainer.init(), Clips()
