@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from mocha_jax import config as configs
 from mocha_jax import folders, run
-from mocha_jax.export import diffusers_folder
+from mocha_jax.export import diffusers_folder, stablehlo
 from mocha_jax.models import make_config
 from mocha_jax.models.lora import LoraConfig, merge_kernel
 from mocha_jax.training import stream
@@ -20,7 +20,7 @@ from mocha_jax.training.checkpoint import open_newest
 from mocha_jax.weights import files, tables
 from mocha_jax.weights.tables import Index, Stored
 
-Format = Literal["diffusers", "safetensors"]
+Format = Literal["diffusers", "safetensors", "stablehlo"]
 Dtype = Literal["float32", "bfloat16"]
 
 
@@ -174,4 +174,14 @@ def _diffusers(source: Source, folder: pathlib.Path, shard_bytes: int) -> None:
   )
 
 
-_FORMATS = {"diffusers": _diffusers, "safetensors": _safetensors}
+def _stablehlo(source: Source, folder: pathlib.Path, shard_bytes: int) -> None:
+  stablehlo.write(
+    source.opened, source.parameters, folder, shard_bytes=shard_bytes
+  )
+
+
+_FORMATS = {
+  "diffusers": _diffusers,
+  "safetensors": _safetensors,
+  "stablehlo": _stablehlo,
+}

@@ -256,9 +256,10 @@ def _add_export_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--format",
     required=True,
-    choices=("diffusers", "safetensors"),
+    choices=("diffusers", "safetensors", "stablehlo"),
     help="diffusers: a folder for PyTorch's DiffusionPipeline.from_pretrained;"
-    " safetensors: parameters by our names, and the config as JSON",
+    " safetensors: parameters by our names, and the config as JSON;"
+    " stablehlo: programs for CUDA, ROCm, TPUs and CPUs",
   )
   parser.add_argument(
     "--out", type=Path, required=True, metavar="FOLDER", help="to be made"

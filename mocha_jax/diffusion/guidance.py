@@ -6,11 +6,12 @@ with v(text, speech) and - for null: the empty prompt's encoding, zero speech.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from mocha_jax.batch import Condition
 from mocha_jax.diffusion.flow import Model
 
 
@@ -18,20 +19,24 @@ from mocha_jax.diffusion.flow import Model
 class Guidance:
   """The scales s_a (speech) and s_t (text); 1 follows the model."""
 
-  speech: float
-  text: float
+  speech: float | Float[Array, ""]
+  text: float | Float[Array, ""]
 
 
-def nested(model: Model, null: Condition, scale: Guidance) -> Model:
+def nested(model: Model, null: Any, scale: Guidance) -> Model:
   """Return the guided model; null has the shapes of the condition.
+
+  Both are `Condition`s, or what else the model takes that has a field `speech`.
 
   The three velocities are computed as one batch of three times the size; where
   both scales are 1, the last is all there is to it, and is computed alone.
   """
-  if scale.speech == scale.text == 1:
+  if all(
+    isinstance(s, int | float) and s == 1 for s in (scale.speech, scale.text)
+  ):
     return model
 
-  def guided(x_t, t, condition: Condition):
+  def guided(x_t, t, condition: Any):
     heard = dataclasses.replace(null, speech=condition.speech)
     conditions = jax.tree.map(
       lambda *parts: jnp.concatenate(parts), null, heard, condition

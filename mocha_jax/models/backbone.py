@@ -6,20 +6,23 @@ A backbone is a file beside `movie_gen`, with a config that adds to
 
 import abc
 import dataclasses
+import typing
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from mocha_jax import sharding
 from mocha_jax.batch import Condition
 from mocha_jax.kernels.speech_window.geometry import Geometry
 from mocha_jax.models import lora, remat
 from mocha_jax.models.attention import PROJECTIONS, Implementation
-from mocha_jax.models.embed import TrainedTextConfig
+from mocha_jax.models.embed import TextEmbedding, TrainedTextConfig
 from mocha_jax.models.lora import LoraConfig
-from mocha_jax.models.speech import SpeechConfig
+from mocha_jax.models.speech import SpeechConfig, SpeechProjector
 from mocha_jax.sections import nearest, positive
 
 LORA_TARGETS = tuple(
@@ -119,10 +122,60 @@ class BackboneConfig(abc.ABC):
     """Return the numbers in the matrices that bring features to D."""
 
 
+@typing.no_type_check  # A tree map may put anything in the fields.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Projected:
+  """A condition brought to the model's width: what depends on the clip alone.
+
+  `project` makes it, and a backbone's `velocity(x_t, t, projected)` takes it.
+  """
+
+  speech: Float[Array, "B S D"]
+  text: Float[Array, "B L D"]
+  text_mask: Bool[Array, "B L"]
+
+
+@typing.runtime_checkable
+class Backbone(Protocol):
+  """What every backbone has; `model(x_t, t, condition)` does both in turn."""
+
+  config: Any
+  text: TextEmbedding
+  speech: SpeechProjector
+
+  def velocity(
+    self,
+    x_t: Float[Array, "B f h w c"],
+    t: Float[Array, "B"],
+    projected: Projected,
+  ) -> Float[Array, "B f h w c"]:
+    """Return v, float32."""
+    ...
+
+
+def project(model: Backbone, condition: Condition) -> Projected:
+  """Bring a condition to the model's width, in the type of its computation.
+
+  Raises:
+    ValueError: the condition lacks an encoder that the model has.
+  """
+  dtype = jnp.dtype(model.config.dtype)
+  with jax.named_scope("text_projection"):
+    text, mask = model.text(condition)
+    text = sharding.constrain(text.astype(dtype), "B L D")
+  with jax.named_scope("speech_projection"):
+    speech = model.speech(condition.speech.astype(dtype))
+    speech = sharding.constrain(speech, "B S D")
+  return Projected(speech=speech, text=text, text_mask=mask)
+
+
 def check_clip(
-  config: BackboneConfig, x_t: Float[Array, "B f h w c"], condition: Condition
+  config: BackboneConfig, x_t: Float[Array, "B f h w c"], video_frames: int
 ) -> int:
   """Return the latent frames of clips, if the model takes them.
+
+  video_frames: as many as there are vectors of speech.
 
   Raises:
     ValueError: they do not divide into patches, are too long, or the speech is
@@ -133,11 +186,11 @@ def check_clip(
     raise ValueError(
       f"{height} x {width} latents: must be multiples of patch={config.patch}"
     )
-  expected = config.geometry.frames(condition.speech.shape[1])
+  expected = config.geometry.frames(video_frames)
   if frames != expected:
     raise ValueError(
-      f"{frames} latent frames, but speech of {condition.speech.shape[1]} "
-      f"video frames goes with {expected}"
+      f"{frames} latent frames, but speech of {video_frames} video frames goes "
+      f"with {expected}"
     )
   return frames
 

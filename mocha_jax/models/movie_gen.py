@@ -33,7 +33,9 @@ from mocha_jax.models import remat
 from mocha_jax.models.attention import Attention
 from mocha_jax.models.backbone import (
   BackboneConfig,
+  Projected,
   check_clip,
+  project,
   run_layers,
   to_grid,
   to_tokens,
@@ -209,13 +211,21 @@ class MovieGen(nnx.Module):
     t: Float[Array, "B"],
     condition: Condition,
   ) -> Float[Array, "B f h w c"]:
+    return self.velocity(x_t, t, project(self, condition))
+
+  def velocity(
+    self,
+    x_t: Float[Array, "B f h w c"],
+    t: Float[Array, "B"],
+    projected: Projected,
+  ) -> Float[Array, "B f h w c"]:
     """Return v, float32.
 
     Raises:
       ValueError: the grid is larger than the model's positions, or the speech
         is not of the video's length.
     """
-    frames = check_clip(self.config, x_t, condition)
+    frames = check_clip(self.config, x_t, projected.speech.shape[1])
     dtype = jnp.dtype(self.config.dtype)
     with jax.named_scope("patches"):
       x = self.patches(to_tokens(x_t, self.config.patch).astype(dtype))
@@ -228,13 +238,8 @@ class MovieGen(nnx.Module):
       time = jax.nn.silu(self.time(t))
       shared = sharding.constrain(self.modulation(time), "B D")
       shared = shared.reshape(-1, 2, 3, self.config.width)
-    with jax.named_scope("text_projection"):
-      text, mask = self.text(condition)
-      text = sharding.constrain(text.astype(dtype), "B L D")
-    with jax.named_scope("speech_projection"):
-      speech = self.speech(condition.speech.astype(dtype))
-      speech = sharding.constrain(speech, "B S D")
-    given = (position, shared, (text, mask), speech, frames)
+    text = (projected.text, projected.text_mask)
+    given = (position, shared, text, projected.speech, frames)
     x = run_layers(self.blocks, self.config.remat, x, *given)
     with jax.named_scope("modulation"):
       shift, scale = jnp.split(self.out_modulation(time)[:, None], 2, axis=-1)

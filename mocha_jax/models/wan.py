@@ -40,7 +40,9 @@ from mocha_jax.models.attention import (
 )
 from mocha_jax.models.backbone import (
   BackboneConfig,
+  Projected,
   check_clip,
+  project,
   run_layers,
   to_grid,
   to_tokens,
@@ -338,6 +340,14 @@ class Wan(nnx.Module):
     t: Float[Array, "B"],
     condition: Condition,
   ) -> Float[Array, "B f h w c"]:
+    return self.velocity(x_t, t, project(self, condition))
+
+  def velocity(
+    self,
+    x_t: Float[Array, "B f h w c"],
+    t: Float[Array, "B"],
+    projected: Projected,
+  ) -> Float[Array, "B f h w c"]:
     """Return v = x1 - eps, float32.
 
     Raises:
@@ -345,7 +355,7 @@ class Wan(nnx.Module):
         of the video's length.
     """
     config = self.config
-    frames = check_clip(config, x_t, condition)
+    frames = check_clip(config, x_t, projected.speech.shape[1])
     dtype = jnp.dtype(config.dtype)
     with jax.named_scope("patches"):
       x = self.patches(to_tokens(x_t, config.patch).astype(dtype))
@@ -357,14 +367,9 @@ class Wan(nnx.Module):
       shared = self.modulation(jax.nn.silu(time))
       shared = sharding.constrain(shared, "B D")
       shared = shared.reshape(-1, 2, 3, config.width)
-    with jax.named_scope("text_projection"):
-      text, mask = self.text(condition)
-      text = sharding.constrain(text.astype(dtype), "B L D")
-    with jax.named_scope("speech_projection"):
-      speech = self.speech(condition.speech.astype(dtype))
-      speech = sharding.constrain(speech, "B S D")
-    mask = None if config.small_text is None else mask
-    given = (shared, (text, mask), speech, frames, turn)
+    mask = None if config.small_text is None else projected.text_mask
+    text = (projected.text, mask)
+    given = (shared, text, projected.speech, frames, turn)
     x = run_layers(self.blocks, config.remat, x, *given)
     with jax.named_scope("patches"):
       shift, scale = jnp.split(self.out_modulation[...] + time[:, None], 2, 1)
