@@ -14,9 +14,4 @@ from experiments import mocha_30b_v6e_256x4
 def get_config() -> ConfigDict:
   config = mocha_30b_v6e_256x4.get_config()
   config.model.update(heads=24, head=256)
-  # A clip lies on 8 chips with 4 frames and 3 heads: 4 x 32 at a time x 4.
-  config.mesh.context = 8
-  config.step.accumulate = 4
-  # 101 MB x 4 (input, attention, down, out) x 48 layers = 19 GB.
-  config.model.remat = "attention+down+out"
   return config

@@ -10,11 +10,10 @@ from experiments import mocha_30b
 
 def get_config() -> ConfigDict:
   config = mocha_30b.get_config()
-  # Parameters are split within a slice, clips across slices too: 4 x 16 clips
-  # at a time, each on 16 chips with 2 frames and 3 heads, x 8 = 512.
-  config.mesh.update(slice=4, context=16)
-  config.step.accumulate = 8
-  # 4,096 tokens x 6,144 x 2 bytes = 50 MB; x 7 (input, attention, down, out,
-  # qkv) x 48 layers = 17 GB.
-  config.model.remat = "attention+down+out+qkv"
+  # Parameters are split within a slice, clips across slices too: 4 x 32 clips
+  # at a time, each on 8 chips with 4 frames and 6 heads, x 4 = 512.
+  config.mesh.update(slice=4, context=8)
+  config.step.accumulate = 4
+  # 101 MB x 4 (input, attention, down, out) x 48 layers = 19 GB.
+  config.model.remat = "attention+down+out"
   return config
