@@ -148,14 +148,19 @@ def trainer_on(shape, config=STEP) -> Trainer:
 def test_accumulation_on_any_mesh_is_that_of_one_device():
   config = dataclasses.replace(STEP, accumulate=2)
   losses = []
-  for shape in ((1, 1, 1, 1, 1), (1, 2, 1, 4, 1), (1, 2, 1, 2, 2)):
+  for shape in (
+    (1, 1, 1, 1, 1),
+    (1, 2, 1, 4, 1),
+    (2, 2, 2, 1, 1),
+    (1, 1, 2, 2, 2),
+  ):
     trainer = trainer_on(shape, config)
     now = trainer.init()
     given = sharding.place(batch(8), trainer.mesh)
     for _ in range(2):
       now, metrics = trainer.step(now, given)
       losses.append(float(metrics["loss"]))
-  np.testing.assert_allclose(losses[2:], 2 * losses[:2], rtol=0, atol=1e-5)
+  np.testing.assert_allclose(losses[2:], 3 * losses[:2], rtol=0, atol=1e-5)
 
 
 def test_gradients_cross_between_slices_once_a_step_and_nothing_else_does():
