@@ -63,7 +63,7 @@ def bring_in(
       if leaf is None
       else (lambda: _read(leaf, tensors, shape.dtype, where))
     )
-    return stream.Promise(tuple(shape.shape), shape.dtype, make)
+    return stream.Promise(tuple(shape.shape), shape.dtype, where, make)
 
   with folders.appearing_whole(folder) as partial:
     opened = run.Run(partial, config)

@@ -19,10 +19,14 @@ _PART = 2**28  # Bytes on one device that are written as one.
 
 @dataclasses.dataclass(frozen=True)
 class Promise:
-  """A parameter that is made when its turn to be written comes."""
+  """A parameter that is made when its turn to be written comes.
+
+  sharding: where it will live; None: whole on one device.
+  """
 
   shape: tuple[int, ...]
   dtype: np.dtype
+  sharding: jax.sharding.Sharding | None
   make: Callable[[], jax.Array]
 
   @property
@@ -71,7 +75,7 @@ def write(folder: pathlib.Path, params: Any) -> None:
       (Promise, one_by_one),
       (jax.Array, one_by_one),  # Else Orbax warns that there is none.
     ),
-    use_compression=False,  # It takes minutes, and spares a twelfth.
+    use_compression=False,  # Weights hardly shrink.
   )
   registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
   registry.add("params", ocp.args.PyTreeSave, handler)
