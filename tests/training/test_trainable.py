@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ LORA = LoraConfig(rank=2, alpha=4.0, targets=("self_attention.query",))
 PRESETS = ("full", "speech", "speech+self_attention", "speech+lora")
 
 
-def make_network(preset: str) -> Network:
+def make_network(preset: Any) -> Network:
   has_adapters = preset == "speech+lora"
   config = dataclasses.replace(CONFIG, layers=1)
   if has_adapters:
@@ -56,8 +57,8 @@ class Clips:
   def get_state(self):
     return {"position": self.position}
 
-  def set_state(self, saved):
-    self.position = saved["position"]
+  def set_state(self, state):
+    self.position = state["position"]
 
 
 class Trainer:
