@@ -8,6 +8,10 @@ of speech attention and its projector.
 
 More is trained with --config.trainable.preset=speech+self_attention or full, or
 by =speech+lora and --config.model.lora.rank=32, which import must be told too.
+
+`mocha compile --config mocha_wan_1_3b` prints: 8.4 of 15.8 GiB; 20.7 % of the
+forward pass computed again; exposed collectives 2.2 % of a step of 6.0 s;
+predicted MFU 64.7 %.
 """
 
 from ml_collections import ConfigDict
