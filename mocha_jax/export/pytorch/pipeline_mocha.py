@@ -289,7 +289,7 @@ def resample(
   phase = torch.arange(up, dtype=torch.float64) * down / up
   near = torch.arange(-reach, reach + down, dtype=torch.float64)
   offset = phase[:, None] - near
-  inside = (1 - (offset / (reach + down)).square()).clamp(min=0)
+  inside = (1 - (offset / reach).square()).clamp(min=0)
   window = torch.special.i0(14.0 * inside.sqrt()) / torch.special.i0(
     torch.tensor(14.0, dtype=torch.float64)
   )
