@@ -48,16 +48,21 @@ def make_params(seed: int = 0) -> Any:
   return jax.tree.map(stirred, NETWORK.init(jax.random.key(seed)))
 
 
-def write(path: pathlib.Path, params: Any, kind: str) -> pathlib.Path:
-  """Write a .safetensors file with diffusers' or the released names."""
+def tensors(params: Any, kind: str) -> dict[str, np.ndarray]:
+  """Return what a file with diffusers' or the released names holds."""
   leaves = tables.bind(
     wan_vae.entries([KINDS[kind]]), NETWORK.shapes, NETWORK.letters
   )
   flat = tables.paths(params)
   assert flat.keys() == leaves.keys()
-  tensors = {
-    name: files.in_memory(np.ascontiguousarray(x))
+  return {
+    name: np.ascontiguousarray(x)
     for path, leaf in leaves.items()
     for name, x in zip(leaf.names, leaf.to_theirs(flat[path]), strict=True)
   }
-  return files.write(path, tensors)
+
+
+def write(path: pathlib.Path, params: Any, kind: str) -> pathlib.Path:
+  """Write such a .safetensors file."""
+  held = tensors(params, kind)
+  return files.write(path, {k: files.in_memory(x) for k, x in held.items()})
