@@ -13,5 +13,5 @@ def use_wan_vae(config: ConfigDict) -> None:
   config.codec.update(
     name="wan_vae", weights="", width=96, time=4, space=8, channels=16
   )
-  # What 16 GB allow for 129 frames of 976x528.
+  # One latent frame at a time takes the least memory; frames stay whole.
   config.codec.update(causal=True, dtype="bfloat16", chunk=1, tile=0)

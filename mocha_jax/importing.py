@@ -1,5 +1,6 @@
 """The verb `import`: other people's weights become a run to go on from."""
 
+import dataclasses
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
@@ -10,8 +11,9 @@ import numpy as np
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
+from mocha_jax import codecs, folders, run, sharding
 from mocha_jax import config as configs
-from mocha_jax import folders, run, sharding
+from mocha_jax.codecs.wan_vae import WanVAEConfig, open_weights
 from mocha_jax.launch import processes
 from mocha_jax.network import Network
 from mocha_jax.sections import section
@@ -134,8 +136,9 @@ def _bring_codec(
 ) -> None:
   """Put a codec into the run if there is one.
 
-  That of a run which was exported, or that of the data. Otherwise `mocha train`
-  brings that of its data.
+  That of a run which was exported, or that of the data; or Wan's, with the
+  weights that the config names or with those of a pipeline of diffusers.
+  Otherwise `mocha train` brings that of its data.
   """
   root = config.to_dict()["data"]["root"]
   beside = (source if source.is_dir() else source.parent) / "codec.npz"
@@ -144,3 +147,13 @@ def _bring_codec(
     if path.is_file():
       shutil.copyfile(path, folder / "codec.npz")
       return
+  codec = codecs.make_config(config.to_dict()["codec"])
+  if isinstance(codec, WanVAEConfig):
+    weights = codec.weights or (str(source) if _has_vae(source) else "")
+    if weights:
+      codec = dataclasses.replace(codec, weights=weights)
+      open_weights(codec).save(folder / "codec.npz")
+
+
+def _has_vae(source: pathlib.Path) -> bool:
+  return (source / "model_index.json").is_file() and (source / "vae").is_dir()

@@ -15,6 +15,7 @@ import zipfile
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float, Float32, UInt8
@@ -110,6 +111,7 @@ class WanVAE:
     """Turn frames, of one clip or of many, into latents of unit variance."""
     grid = self.latent_shape(*frames.shape[-4:-1])
     clips = frames.reshape(-1, 1, *frames.shape[-4:])
+    clips = np.moveaxis(clips, -1, 3)
     made = [np.asarray(self._encode(self._on_device, clip)) for clip in clips]
     return np.concatenate(made).reshape(*frames.shape[:-4], *grid)
 
@@ -124,7 +126,7 @@ class WanVAE:
       )
     clips = latents.astype(np.float32).reshape(-1, 1, *latents.shape[-4:])
     made = [np.asarray(self._decode(self._on_device, clip)) for clip in clips]
-    frames = np.concatenate(made)
+    frames = np.moveaxis(np.concatenate(made), 2, -1)
     return frames.reshape(*latents.shape[:-4], *frames.shape[1:])
 
   def save(self, path: str | os.PathLike[str]) -> None:
@@ -191,7 +193,7 @@ class WanVAE:
   @functools.cached_property
   def _on_device(self) -> Any:
     """The weights as they are computed with; vectors stay float32."""
-    dtype = jax.numpy.dtype(self.config.dtype)
+    dtype = jnp.dtype(self.config.dtype)
     cast = lambda x: x.astype(dtype) if x.ndim > 1 else x
     return jax.device_put(jax.tree.map(cast, self.params))
 
@@ -205,14 +207,19 @@ class WanVAE:
 
 
 def encoder(network: Network, cuts: Cuts):
-  """Return encode(params, frames "B F H W 3", uint8) -> latents."""
-  return lambda params, frames: _bound(network, params).encode(frames, cuts)
+  """Return encode(params, frames) -> latents, to be compiled.
+
+  Frames are uint8 "B F 3 H W": TPUs pad a last axis of 3 to 128.
+  """
+  return lambda params, frames: _bound(network, params).encode(
+    jnp.moveaxis(frames, 2, -1), cuts
+  )
 
 
 def decoder(network: Network, cuts: Cuts):
-  """Return decode(params, latents "B f h w c") -> frames, uint8."""
-  return lambda params, latents: _bound(network, params).decode(
-    latents, cuts, dtype="uint8"
+  """Return decode(params, latents "B f h w c") -> frames, as `encoder`'s."""
+  return lambda params, latents: jnp.moveaxis(
+    _bound(network, params).decode(latents, cuts, dtype="uint8"), -1, 2
   )
 
 
