@@ -7,6 +7,10 @@ of speech attention and its projector.
   mocha train --config mocha_wan_14b --run runs/wan
 
 What else can be trained is as in mocha_wan_1_3b.
+
+`mocha compile --config mocha_wan_14b` prints: 47.6 of 95.0 GiB; 32.8 % of the
+forward pass computed again; exposed collectives 2.8 % of a step of 14.2 s;
+predicted MFU 65.5 %.
 """
 
 from ml_collections import ConfigDict
