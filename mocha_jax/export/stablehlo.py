@@ -3,7 +3,7 @@
   manifest.json        every program's inputs and outputs, in order
   project.jax          features of speech, and text -> what `denoise` is told
   denoise.jax          latents, flow time, ... -> guided velocity
-  decode.jax           latents -> frames, uint8
+  decode.jax           latents -> frames, uint8; if the codec is linear
   parameters.safetensors    what they all take, by name
 
 `jax.export.deserialize` opens a program; it takes two dicts by name, first its
@@ -35,7 +35,7 @@ from mocha_jax.encoders import make_text_encoders
 from mocha_jax.models import make_config, make_model
 from mocha_jax.models.backbone import Projected, project
 from mocha_jax.network import Network
-from mocha_jax.weights import files, tables
+from mocha_jax.weights import files
 from mocha_jax.weights.tables import Stored
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -64,9 +64,6 @@ def write(
   """Write the folder.
 
   parameters: of the run, by dotted path; each is read when its turn comes.
-
-  Raises:
-    NotImplementedError: the run's codec has no program.
   """
   held = dict(parameters) | {
     _CODEC + name: files.in_memory(np.asarray(x))
@@ -162,19 +159,22 @@ def programs(opened: run.Run, shapes: Arrays) -> dict[str, Program]:
     t = jnp.broadcast_to(inputs["t"], x.shape[:1])
     return {"velocity": model(x, t, part(""))}
 
-  def decoded(parameters: Arrays, inputs: Arrays) -> Arrays:
-    arrays = {k.removeprefix(_CODEC): x for k, x in parameters.items()}
-    return {"frames": _decode(codec, arrays, inputs["latents"])}
-
   told = jax.eval_shape(projected, projecting, condition)
   latents = {"latents": f32(b, *grid)}
   scales = {name: f32() for name in ("t", "speech_guidance", "text_guidance")}
   nulls = {f"null_{name}": x for name, x in told.items()}
-  return {
+  made = {
     "project": Program(projected, projecting, condition),
     "denoise": Program(denoised, denoising, latents | scales | told | nulls),
-    "decode": Program(decoded, codecs, latents),
   }
+  if not isinstance(codec, LinearCodec):
+    return made
+
+  def decoded(parameters: Arrays, inputs: Arrays) -> Arrays:
+    arrays = {k.removeprefix(_CODEC): x for k, x in parameters.items()}
+    return {"frames": _decode(codec, arrays, inputs["latents"])}
+
+  return made | {"decode": Program(decoded, codecs, latents)}
 
 
 _BY_XLA = {"implementation": "xla"}
@@ -220,16 +220,16 @@ def _nested(flat: Arrays) -> Any:
 
 def _codec_arrays(codec: Any) -> Arrays:
   """Return what decoding takes, by name."""
-  if isinstance(codec, LinearCodec):
-    synthesis, mean = codec.synthesis
-    return {"synthesis": synthesis, "mean": mean}
-  return tables.paths(codec.params)
-
-
-def _decode(codec: Any, arrays: Arrays, latents: jax.Array) -> jax.Array:
-  """Return frames, uint8 "B F H W 3"."""
   if not isinstance(codec, LinearCodec):
-    return codec.decoder(_nested(arrays), latents)
+    return {}
+  synthesis, mean = codec.synthesis
+  return {"synthesis": synthesis, "mean": mean}
+
+
+def _decode(
+  codec: LinearCodec, arrays: Arrays, latents: jax.Array
+) -> jax.Array:
+  """Return frames, uint8 "B F H W 3"."""
   blocks = latents @ arrays["synthesis"] + arrays["mean"]
   pixels = jnp.clip(jnp.rint(blocks), 0, 255).astype(jnp.uint8)
   b, f, h, w, _ = latents.shape
