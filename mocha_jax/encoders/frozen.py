@@ -60,9 +60,14 @@ class Frozen:
       ValueError: there are none, or they are of another network; all tensors
         that do not fit are listed.
     """
-    self._plan()
+    self.open_files()
 
-  def _plan(self):
+  def open_files(self) -> tuple[Any, Any]:
+    """Return where each parameter comes from, and what is to be read.
+
+    Raises:
+      ValueError: as `check_files`.
+    """
     from mocha_jax.weights import files, tables
 
     if not self.config.weights:
@@ -87,7 +92,7 @@ class Frozen:
     """The parameters, in the type of the config, on the devices."""
     from mocha_jax.weights import tables
 
-    plan, tensors = self._plan()
+    plan, tensors = self.open_files()
     dtype = jax.numpy.dtype(self.config.dtype)
     flat = {}
     places = tables.paths(self.network.shardings(self.mesh))

@@ -3,9 +3,10 @@
   model_index.json   pipeline_mocha.py   prompts.py
   transformer/       transformer_*.py, config.json, sharded safetensors, index
   scheduler/         scheduler_flow.py, scheduler_config.json
-  vae/               codec_*.py, config.json, safetensors
+  vae/               codec_*.py (or diffusers' own), config.json, safetensors
   speech_encoder/    speech_*.py, config.json, safetensors
   tokenizer/         tokenizer_*.py, tokenizer_config.json
+  text_encoder/      of transformers, where it is not part of the transformer
 
 DiffusionPipeline.from_pretrained(FOLDER, custom_pipeline="pipeline_mocha",
 trust_remote_code=True) opens it.
@@ -13,24 +14,25 @@ trust_remote_code=True) opens it.
 
 import dataclasses
 import importlib.resources
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from mocha_jax import run
-from mocha_jax.codecs.linear import LinearCodec
-from mocha_jax.encoders import make_speech_encoder
-from mocha_jax.encoders.log_mel import LogMel
+from mocha_jax.encoders import make_speech_encoder, make_text_encoders
+from mocha_jax.export import components
+from mocha_jax.export.components import (
+  STEM,
+  VERSION,
+  copy,
+  describe,
+  write_json,
+)
 from mocha_jax.weights import files, movie_gen, tables, wan
 from mocha_jax.weights import speech as heard
 from mocha_jax.weights.tables import Entry, Stored
 
 PIPELINE = "pipeline_mocha"
-_VERSION = "0.42.1"  # Of diffusers, whose conventions these are.
-_STEM = "diffusion_pytorch_model"
 
 
 def write(
@@ -48,21 +50,29 @@ def write(
     NotImplementedError: the run has a part that PyTorch is not told of.
   """
   given = opened.config.to_dict()
-  components = {
+  codec = opened.codec()
+  parts = {
     "transformer": _transformer(opened, parameters, folder, shard_bytes),
     "scheduler": _scheduler(given["sample"], folder / "scheduler"),
-    "vae": _codec(opened.codec(), folder / "vae"),
-    "speech_encoder": _speech_encoder(given, folder / "speech_encoder"),
-    "tokenizer": _tokenizer(given["text_encoder"], folder / "tokenizer"),
+    "vae": components.codec(codec, folder / "vae", shard_bytes),
+    "speech_encoder": components.speech_encoder(
+      make_speech_encoder(given["speech_encoder"]),
+      folder / "speech_encoder",
+      shard_bytes,
+    ),
   }
+  texts = make_text_encoders(given["text_encoder"])
+  for i, encoder in enumerate(texts.values()):
+    parts |= components.text_encoder(encoder, folder, i, shard_bytes)
   clip, sample = given["clip"], given["sample"]
-  _write_json(
+  write_json(
     folder / "model_index.json",
     {
       "_class_name": [PIPELINE, "MochaPipeline"],
-      "_diffusers_version": _VERSION,
-      **components,
-      "text_names": [given["text_encoder"]["name"]],
+      "_diffusers_version": VERSION,
+      **parts,
+      "text_names": [*texts],
+      "space": codec.space,
       "fps": clip["fps"],
       "num_frames": clip["frames"],
       "height": clip["height"],
@@ -72,7 +82,7 @@ def write(
       "text_guidance_scale": sample["text_guidance"],
     },
   )
-  _copy(PIPELINE, folder)
+  copy(PIPELINE, folder)
   prompts = importlib.resources.files("mocha_jax") / "prompts.py"
   (folder / "prompts.py").write_bytes(prompts.read_bytes())
 
@@ -98,8 +108,8 @@ def _transformer(
     for name, tensor in leaf.their_tensors(parameters[path])
   }
   where = folder / "transformer"
-  files.write_sharded(where, tensors, stem=_STEM, shard_bytes=shard_bytes)
-  return _describe(where, backbone.module, backbone.name, backbone.config)
+  files.write_sharded(where, tensors, stem=STEM, shard_bytes=shard_bytes)
+  return describe(where, backbone.module, backbone.name, backbone.config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,95 +181,10 @@ def _scheduler(sample: Mapping[str, Any], folder: pathlib.Path) -> list[str]:
     "schedule": sample["schedule"],
     "shift": sample["shift"],
   }
-  return _describe(
+  return describe(
     folder,
     "scheduler_flow",
     "FlowEulerScheduler",
     config,
     file="scheduler_config.json",
   )
-
-
-def _codec(codec: Any, folder: pathlib.Path) -> list[str]:
-  if not isinstance(codec, LinearCodec):
-    raise NotImplementedError(
-      f"the codec {type(codec).__name__} is not exported to PyTorch"
-    )
-  analysis, offset = codec.analysis
-  synthesis, mean = codec.synthesis
-  tensors = {
-    "encoder.weight": analysis.T,
-    "encoder.bias": offset,
-    "decoder.weight": synthesis.T,
-    "decoder.bias": mean,
-  }
-  _write_arrays(folder, tensors)
-  names = ("time", "space", "channels", "causal")
-  config = {name: getattr(codec, name) for name in names}
-  return _describe(folder, "codec_linear", "LinearCodec", config)
-
-
-def _speech_encoder(
-  given: Mapping[str, Any], folder: pathlib.Path
-) -> list[str]:
-  encoder = make_speech_encoder(given["speech_encoder"])
-  if not isinstance(encoder, LogMel):
-    raise NotImplementedError(
-      f"the speech encoder {type(encoder).__name__} is not exported to PyTorch"
-    )
-  _write_arrays(folder, {"filters": encoder.filters})
-  return _describe(
-    folder, "speech_log_mel", "LogMelSpeechEncoder", encoder.constants
-  )
-
-
-def _tokenizer(given: Mapping[str, Any], folder: pathlib.Path) -> list[str]:
-  if given["name"] != "small_text":
-    raise NotImplementedError(
-      f"the text encoder {given['name']!r} is not exported to PyTorch"
-    )
-  config = {key: given[key] for key in ("unit", "vocabulary", "length")}
-  return _describe(
-    folder,
-    "tokenizer_hashed",
-    "HashedTokenizer",
-    config,
-    file="tokenizer_config.json",
-  )
-
-
-def _write_arrays(
-  folder: pathlib.Path, arrays: Mapping[str, np.ndarray]
-) -> None:
-  tensors = {
-    name: files.in_memory(np.ascontiguousarray(array))
-    for name, array in arrays.items()
-  }
-  files.write_sharded(folder, tensors, stem=_STEM)
-
-
-def _describe(
-  folder: pathlib.Path,
-  module: str,
-  name: str,
-  config: Mapping[str, Any],
-  *,
-  file: str = "config.json",
-) -> list[str]:
-  """Write a component's config and source; return how the index calls it."""
-  folder.mkdir(parents=True, exist_ok=True)
-  head = {"_class_name": name, "_diffusers_version": _VERSION}
-  _write_json(folder / file, head | dict(config))
-  _copy(module, folder)
-  return [module, name]
-
-
-def _copy(module: str, folder: pathlib.Path) -> None:
-  folder.mkdir(parents=True, exist_ok=True)
-  source = importlib.resources.files("mocha_jax.export.pytorch")
-  code = (source / f"{module}.py").read_bytes()
-  (folder / f"{module}.py").write_bytes(code)
-
-
-def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-  path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -166,4 +166,4 @@ def test_name_of_every_tensor_of_a_whole_clip_is_known(tmp_path):
     ),
   )
   whole = transformers.CLIPModel(config)
-  make_ours(SMALL, "gelu", save(whole, tmp_path))._plan()
+  make_ours(SMALL, "gelu", save(whole, tmp_path)).open_files()

@@ -1,6 +1,7 @@
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,94 +9,22 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from ml_collections import ConfigDict
 
-from mocha_jax import codecs, config, prompts, run
+from experiments import _codecs
+from mocha_jax import codecs, prompts, run
 from mocha_jax.batch import Condition
-from mocha_jax.codecs.linear import CodecConfig
-from mocha_jax.diffusion import guidance
-from mocha_jax.diffusion.sample import SampleConfig, euler, times
-from mocha_jax.encoders import make_speech_encoder, make_text_encoders
 from mocha_jax.export import diffusers_folder
 from mocha_jax.export.pytorch import transformer_movie_gen
 from mocha_jax.kernels.speech_window import api
 from mocha_jax.kernels.speech_window.geometry import Geometry
-from mocha_jax.media import ClipFormat
-from mocha_jax.sections import section
-from mocha_jax.weights import files, tables
-from tests import command, numerics
+from mocha_jax.weights import tables
+from tests import frozen_encoders, numerics, tiny, untrained, wan_vae_files
 from tests.parity import compare
+from tests.parity.test_export_wan import MODEL
 
-PROMPT = "A close-up of a man with brown skin and a blue shirt. He talks."
 STEPS = 10
 PLAYER = pathlib.Path(__file__).parent / "without_jax.py"
-
-
-def randomized(params):
-  """Parameters none of which is where it starts: not one part is idle."""
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(7), len(leaves))
-  drawn = [
-    x + 0.2 * jax.random.normal(key, x.shape) / max(x.shape[-1], 1) ** 0.5
-    for key, x in zip(keys, leaves, strict=True)
-  ]
-  return jax.tree.unflatten(tree, drawn)
-
-
-def make_run(folder, changes):
-  """A run that was never trained: random parameters, a codec of noise."""
-  given = config.load(str(command.TINY))
-  given.update_from_flattened_dict(changes)
-  codec_config = section(CodecConfig, given.codec.to_dict(), "codec")
-  frames = np.random.default_rng(0).integers(
-    0, 256, (given.clip.frames, 64, 64, 3), np.uint8
-  )
-  folder.mkdir()
-  codecs.fit(codec_config, [frames]).save(folder / "codec.npz")
-  (folder / "config.json").write_text(config.to_json(given))
-  opened = run.open_run(folder)
-  network = run.make_network(given)
-  params = jax.jit(lambda: randomized(network.init(jax.random.key(0))))()
-  return opened, network, params
-
-
-def stored(params):
-  flat = tables.paths(jax.device_get(params))
-  return {path: files.in_memory(x) for path, x in flat.items()}
-
-
-def encode(given, text, speech):
-  """Return a clip's condition and its null, as `generation` makes them."""
-  clip = given["clip"]
-  heard = make_speech_encoder(given["speech_encoder"])(
-    speech,
-    sample_rate=clip["sample_rate"],
-    fps=clip["fps"],
-    frames=clip["frames"],
-  )
-  (name, encoder), *_ = make_text_encoders(given["text_encoder"]).items()
-
-  def condition(speech, text):
-    ids, mask = encoder(text)
-    return Condition(speech[None], {name: ids[None]}, {name: mask[None]})
-
-  return condition(heard, text), condition(np.zeros_like(heard), "")
-
-
-def sample(given, network, params, noise, conditions):
-  condition, null = conditions
-  sampling = given["sample"]
-  scale = guidance.Guidance(
-    speech=sampling["speech_guidance"], text=sampling["text_guidance"]
-  )
-  settings = section(SampleConfig, sampling | {"steps": STEPS}, "sample")
-  return jax.jit(
-    lambda params, noise: euler(
-      guidance.nested(network.bind(params), null, scale),
-      noise,
-      condition,
-      times(settings),
-    )
-  )(params, noise)
 
 
 VARIANTS = {
@@ -111,32 +40,62 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+def wan_with_all(folder):
+  """Wan's backbone with its VAE, UMT5 and wav2vec2: all of random weights."""
+  given: Any = tiny.get_config()
+  _codecs.use_wan_vae(given)
+  weights = folder / "vae.safetensors"
+  wan_vae_files.write(weights, wan_vae_files.make_params(), "released")
+  given.codec.update(
+    weights=str(weights), width=wan_vae_files.WIDTH, dtype="float32"
+  )
+  given.clip.update(frames=9, height=32, width=48)
+  given.speech_encoder, given.text_encoder = (
+    ConfigDict(frozen_encoders.with_weights(of, folder / of["name"]))
+    for of in (frozen_encoders.WAV2VEC2, frozen_encoders.UMT5 | LONG)
+  )
+  given.model = ConfigDict(
+    MODEL
+    | dict(width=96, heads=4, channels=16, max_frames=3)
+    | dict(speech=MODEL["speech"] | dict(features=24))
+    | dict(frozen_text=dict(umt5=16))
+  )
+  codec = codecs.fit(codecs.make_config(given.codec.to_dict()), [])
+  return untrained.open_run(folder / "run", given, codec)
+
+
+LONG = dict(length=96)  # Bytes of the prompt, and its end.
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, "wan"])
 def test_without_jax_the_same_clip_comes_out(variant, tmp_path):
-  opened, network, params = make_run(tmp_path / "run", VARIANTS[variant])
+  opened, network, params = (
+    wan_with_all(tmp_path)
+    if variant == "wan"
+    else untrained.make_run(tmp_path / "run", VARIANTS[variant])
+  )
   folder = tmp_path / "exported"
-  diffusers_folder.write(opened, stored(params), folder, shard_bytes=10**5)
+  diffusers_folder.write(
+    opened, untrained.stored(params), folder, shard_bytes=10**5
+  )
   index = "diffusion_pytorch_model.safetensors.index.json"
   assert (folder / "transformer" / index).is_file()
 
   given, codec = opened.config.to_dict(), opened.codec()
-  clip = ClipFormat(**given["clip"])
-  rng = np.random.default_rng(1)
-  speech = np.convolve(rng.standard_normal(clip.samples), np.ones(9) / 90)
-  speech = speech[: clip.samples].astype(np.float32)
-  speech[: clip.samples // 4] = 0.0
-  soundfile.write(tmp_path / "speech.wav", speech, clip.sample_rate, "FLOAT")
-  shape = codec.latent_shape(clip.frames, clip.height, clip.width)
-  noise = rng.standard_normal((1, *shape)).astype(np.float32)
-  text = prompts.format(prompts.parse(PROMPT))
-  conditions = encode(given, text, speech)
-  latents = sample(given, network, params, noise, conditions)
+  clip = given["clip"]
+  speech = untrained.make_speech(given, seed=1)
+  wav = tmp_path / "speech.wav"
+  soundfile.write(wav, speech, clip["sample_rate"], "FLOAT")
+  noise = untrained.make_noise(given, codec, seed=2)
+  text = prompts.format(prompts.parse(untrained.PROMPT))
+  conditions = untrained.encode(given, text, speech)
+  latents = untrained.sample(given, network, params, noise, conditions, STEPS)
   np.savez(
     tmp_path / "given.npz",
-    prompt=PROMPT,
-    speech=str(tmp_path / "speech.wav"),
+    prompt=untrained.PROMPT,
+    speech=str(wav),
     steps=STEPS,
-    frames=clip.frames,
+    frames=clip["frames"],
     noise=noise,
   )
   subprocess.run(
@@ -204,7 +163,9 @@ def test_frozen_text_enters_as_ours(tiny_config):
   with tiny_config.ignore_type():
     tiny_config.model.small_text = None
   network = run.make_network(tiny_config)
-  params = jax.jit(lambda: randomized(network.init(jax.random.key(0))))()
+  params = jax.jit(
+    lambda: untrained.randomized(network.init(jax.random.key(0)))
+  )()
   backbone = diffusers_folder.make_backbone(
     tiny_config.to_dict()["model"], network.shapes
   )
@@ -212,7 +173,7 @@ def test_frozen_text_enters_as_ours(tiny_config):
   state = {
     name: torch.from_numpy(tensor.read().copy())
     for path, leaf in leaves.items()
-    for name, tensor in leaf.their_tensors(stored(params)[path])
+    for name, tensor in leaf.their_tensors(untrained.stored(params)[path])
   }
   theirs = transformer_movie_gen.MochaMovieGenTransformer3DModel(
     **backbone.config

@@ -42,6 +42,7 @@ class MochaPipeline(DiffusionPipeline):
   speech_encoder: a waveform to one vector per video frame.
   tokenizer, text_encoder: of the text that `text_names` lists first, the
     others' follow; without a text encoder the transformer reads the ids.
+  space: pixels that one latent is high and wide.
   fps, num_frames, height, width, sample_rate: what a clip of training was.
   speech_guidance_scale, text_guidance_scale: s_a and s_t.
   """
@@ -69,6 +70,7 @@ class MochaPipeline(DiffusionPipeline):
     text_encoder_3=None,
     *,
     text_names: list[str] = (),  # pyright: ignore
+    space: int = 8,
     fps: int = 24,
     num_frames: int = 48,
     height: int = 64,
@@ -92,6 +94,7 @@ class MochaPipeline(DiffusionPipeline):
     )
     self.register_to_config(
       text_names=list(text_names),
+      space=space,
       fps=fps,
       num_frames=num_frames,
       height=height,
@@ -143,16 +146,21 @@ class MochaPipeline(DiffusionPipeline):
     x = randn_tensor(shape, generator) if latents is None else latents
     if x.shape != shape:
       raise ValueError(f"latents of {tuple(x.shape)}: must be {shape}")
-    encoded = self.encode(texts, waves, frames)
     scales = (
       self._or(speech_guidance_scale, given.speech_guidance_scale),
       self._or(text_guidance_scale, given.text_guidance_scale),
     )
+    guided = scales != (1.0, 1.0)
+    encoded = self.encode(texts, waves, frames, guided)
     x = x.to(device, torch.float32)
     self.scheduler.set_timesteps(num_inference_steps, device)
     with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
       for t in self.scheduler.timesteps:
-        velocity = self.guided_velocity(x, t, encoded, *scales)
+        velocity = (
+          self.guided_velocity(x, t, encoded, *scales)
+          if guided
+          else self.transformer(x, t.expand(len(x)), encoded).sample
+        )
         x = self.scheduler.step(velocity, t, x).prev_sample
         bar.update()
     video = x if output_type == "latent" else self.decode(x, output_type)
@@ -173,14 +181,16 @@ class MochaPipeline(DiffusionPipeline):
       nothing + speech_scale * (heard - nothing) + text_scale * (both - heard)
     )
 
-  def encode(self, texts: list[str], waves: list, frames: int):
-    """Encode null, speech alone, and text with speech: three times the clips.
+  def encode(self, texts: list[str], waves: list, frames: int, guided: bool):
+    """Encode text with speech; guided: after null and after speech alone.
 
     waves: samples [A], or None where nothing is said.
     """
-    null_text, null_mask = self.encode_text([""] * len(texts))
     text, mask = self.encode_text(texts)
     speech = torch.stack([self.encode_speech(wave, frames) for wave in waves])
+    if not guided:
+      return self.transformer.encode(speech, text, mask)
+    null_text, null_mask = self.encode_text([""] * len(texts))
     thrice = lambda null, full: {
       name: torch.cat([null[name], null[name], full[name]]) for name in full
     }
@@ -204,7 +214,8 @@ class MochaPipeline(DiffusionPipeline):
       text[name] = torch.stack(ids).to(device)
       masks[name] = torch.stack(mask).to(device)
       if encoder is not None:
-        text[name] = encoder(text[name], masks[name])
+        out = encoder(input_ids=text[name], attention_mask=masks[name])
+        text[name] = out.last_hidden_state * masks[name][..., None]
     return text, masks
 
   def encode_speech(self, wave, frames: int) -> torch.Tensor:
@@ -251,9 +262,8 @@ class MochaPipeline(DiffusionPipeline):
 
   def latent_shape(self, frames: int, height: int, width: int) -> tuple:
     """Return [c f h w] of the latents of such a video."""
-    config = self.transformer.config
+    config, space = self.transformer.config, self.config.space
     steps, rest = divmod(frames - config.causal, config.ratio)
-    space = self.vae.config.space
     if rest or steps < 1 - config.causal or height % space or width % space:
       grid = f"{config.ratio}k{' + 1' if config.causal else ''}"
       raise ValueError(
@@ -265,6 +275,12 @@ class MochaPipeline(DiffusionPipeline):
 
   def decode(self, latents: torch.Tensor, output_type: str):
     """Turn latents into a video of the type asked for."""
+    given = self.vae.config
+    if "latents_mean" in given:  # Of a VAE whose latents are not normal.
+      column = lambda x: torch.tensor(x, device=latents.device)[
+        :, None, None, None
+      ]
+      latents = latents * column(given.latents_std) + column(given.latents_mean)
     frames = self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
     return self.video_processor.postprocess_video(
       frames.float(), output_type=output_type
