@@ -169,6 +169,7 @@ def test_speech_is_a_small_share_of_a_layer_as_xla_counts():
   shape: Any = lambda *sizes: jax.ShapeDtypeStruct((1, *sizes), jnp.bfloat16)
   width, tokens = config.width, 32 * 61 * 33
   x, speech = shape(tokens, width), shape(125, width)
+  position = jax.ShapeDtypeStruct((tokens, width), jnp.bfloat16)
   text = shape(768, width), jax.ShapeDtypeStruct((1, 768), jnp.bool_)
   shared = jax.ShapeDtypeStruct((1, 2, 3, width), jnp.float32)
 
@@ -182,6 +183,6 @@ def test_speech_is_a_small_share_of_a_layer_as_xla_counts():
     return cost["flops"]
 
   block = nnx.eval_shape(lambda: Block(config, rngs=nnx.Rngs(0)))
-  layer = count(*nnx.split(block), x, shared, text, speech)
+  layer = count(*nnx.split(block), x, position, shared, text, speech)
   attention = count(*nnx.split(block.speech_attention), x, speech)
   assert 0 < attention / layer <= MOST
