@@ -1,6 +1,11 @@
 """MoCha-30B on 4 slices of v6e-256: 1,024 chips of 32 GB.
 
-mocha train --config mocha_30b_v6e_256x4
+  mocha train --config mocha_30b_v6e_256x4
+
+`mocha compile --config mocha_30b_v6e_256x4` prints: 27.8 of 31.2 GiB; 30.4 % of
+the forward pass computed again; exposed collectives 15.6 % of a step of 43.1 s;
+predicted MFU 32.1 %. Heads of 128 fill half of the matrix units: see
+mocha_30b_heads_256.
 """
 
 from ml_collections import ConfigDict
