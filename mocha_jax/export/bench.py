@@ -160,9 +160,8 @@ def _torch(size: Size):
   backbone = diffusers_folder.make_backbone(size.model, {})
   made = transformer_wan.MochaWanTransformer3DModel(**backbone.config)
   device, dtype = _torch_device(size)
-  kept = made._keep_in_fp32_modules or ()
   for name, parameter in made.named_parameters():
-    if not any(part in name.split(".") for part in kept):
+    if not any(part in name.split(".") for part in made.islands):
       parameter.data = parameter.data.to(dtype)
   made = made.to(device).eval()
   with torch.no_grad():

@@ -179,7 +179,7 @@ def test_without_speech_it_is_wan(theirs):
 
 def test_bfloat16_keeps_its_islands(theirs):
   loaded = transformer_wan.MochaWanTransformer3DModel
-  kept = loaded._keep_in_fp32_modules
+  kept = loaded.islands
   with torch.no_grad():
     _, _, both = conditions()
     x, t = torch.from_numpy(draw(5, 1, 4, 5, 4, 6)), torch.tensor([0.3])

@@ -24,6 +24,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import is_accelerate_available
 from torch import nn
 from torch.nn import functional
 
@@ -380,11 +381,14 @@ class MochaMovieGenTransformer3DModel(ModelMixin, ConfigMixin):
 
   _no_split_modules = ["Block"]  # noqa: RUF012
   _repeated_blocks = ["Block"]  # noqa: RUF012
-  _keep_in_fp32_modules = [  # noqa: RUF012
+  # What stays in float32 when a type is asked for. diffusers keeps it with the
+  # help of accelerate, and refuses to load what names it without.
+  islands = (
     *("time", "modulation", "positions", "text", "final_modulation", "final"),
     *("skip", "self_norm", "text_norm", "speech_norm", "mlp_norm"),
     *("query_norm", "key_norm", "final_norm"),
-  ]
+  )
+  _keep_in_fp32_modules = [*islands] if is_accelerate_available() else None
 
   @register_to_config
   def __init__(

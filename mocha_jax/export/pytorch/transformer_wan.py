@@ -22,6 +22,7 @@ from diffusers import WanTransformer3DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
+from diffusers.utils import is_accelerate_available
 from torch import nn
 from torch.nn import functional
 
@@ -217,10 +218,13 @@ class MochaWanTransformer3DModel(WanTransformer3DModel):
 
   _no_split_modules = ["Block"]  # noqa: RUF012
   _repeated_blocks = ["Block"]  # noqa: RUF012
-  _keep_in_fp32_modules = [  # noqa: RUF012
+  # What stays in float32 when a type is asked for. diffusers keeps it with the
+  # help of accelerate, and refuses to load what names it without.
+  islands = (
     *("rope", "time_embedder", "time_proj", "scale_shift_table", "proj_out"),
     *("norm1", "norm2", "norm3", "speech_norm", "key_norm"),
-  ]
+  )
+  _keep_in_fp32_modules = [*islands] if is_accelerate_available() else None
 
   @register_to_config
   def __init__(
