@@ -5,6 +5,10 @@ feed-forward parts, 0.906 B in speech attention, 0.057 B in the shared
 modulation, 0.053 B in the speech projector, 0.021 B in the text projections.
 
   mocha train --config mocha_4b
+
+`mocha compile --config mocha_4b` prints: 11.9 of 15.8 GiB; 14.2 % of the
+forward pass computed again; exposed collectives 17.0 % of a step of 86.7 s;
+predicted MFU 59.7 %.
 """
 
 from ml_collections import ConfigDict
