@@ -24,6 +24,8 @@ def get_config() -> ConfigDict:
   # teach most where there is more of it.
   config.flow.shift = 4.0
 
+  config.model.speech.order = "rope"
+
   # 6 clips x 12 latent frames x 16 tokens = 1,152 tokens per step.
   config.data.batch_size = 6
   config.data.stages = (
