@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float
 
 from mocha_jax import sharding
 from mocha_jax.kernels.platform import is_interpreted
-from mocha_jax.models.layers import HeadNorm, weight
+from mocha_jax.models.layers import HeadNorm, WideNorm, weight
 from mocha_jax.models.lora import Adapters, LoraConfig
 
 Implementation = Literal["xla", "splash", "cudnn"]
@@ -209,6 +209,8 @@ class Attention(nnx.Module):
   names: under which the projections, the attention and the output may be saved
     for the backward pass.
   lora: of its projections.
+  biased: whether projections have biases.
+  wide_norm: whether queries and keys are normed over all heads together.
   """
 
   def __init__(
@@ -219,6 +221,8 @@ class Attention(nnx.Module):
     names: Sequence[str],
     implementation: Implementation | None,
     lora: LoraConfig,
+    biased: bool = False,
+    wide_norm: bool = False,
     rngs: nnx.Rngs,
   ):
     self.tokens, self.names = tokens, names
@@ -226,8 +230,16 @@ class Attention(nnx.Module):
     self.query, self.key, self.value, self.out = (
       weight(rngs, letters, sizes) for letters in PROJECTIONS.values()
     )
-    self.query_norm = HeadNorm(sizes["H"])
-    self.key_norm = HeadNorm(sizes["H"])
+    heads, head = sizes["N"], sizes["H"]
+    self.biased = biased
+    if biased:
+      self.query_bias, self.key_bias, self.value_bias = (
+        nnx.Param(jnp.zeros((heads, head)), letters="N H") for _ in range(3)
+      )
+      self.out_bias = nnx.Param(jnp.zeros(sizes["D"]), letters="D")
+    self.query_norm, self.key_norm = (
+      WideNorm(heads, head) if wide_norm else HeadNorm(head) for _ in range(2)
+    )
     self.lora = Adapters(lora, sizes, PROJECTIONS, rngs=rngs)
 
   def __call__(
@@ -235,24 +247,37 @@ class Attention(nnx.Module):
     x: Float[Array, "B T D"],
     context: Float[Array, "B S D"] | None = None,
     mask: Bool[Array, "B S"] | None = None,
+    *,
+    turn: Callable[[Array], Array] | None = None,
   ) -> Float[Array, "B T D"]:
+    """Return what x takes from the context.
+
+    turn: of the queries and the keys [B T N H], by their places.
+    """
     context = x if context is None else context
     projections, attention, output = self.names
     rows, columns = (f"B {letter} N H" for letter in self.tokens)
 
     def project(name, tokens, letters):
-      y = to_heads(tokens, getattr(self, name)[...])
+      y = self._with_bias(name, to_heads(tokens, getattr(self, name)[...]))
       y = sharding.constrain(self.lora.add(name, tokens, y), letters)
       return checkpoint_name(y, projections)
 
+    query = self.query_norm(project("query", x, rows))
+    key = self.key_norm(project("key", context, columns))
+    if turn is not None:
+      query, key = turn(query), turn(key)
     out = attend(
-      self.query_norm(project("query", x, rows)),
-      self.key_norm(project("key", context, columns)),
-      project("value", context, columns),
+      *(query, key, project("value", context, columns)),
       mask,
       implementation=self.implementation,
       tokens=self.tokens,
       name=attention,
     )
     y = self.lora.add("out", out, from_heads(out, self.out[...]))
-    return checkpoint_name(y, output)
+    return checkpoint_name(self._with_bias("out", y), output)
+
+  def _with_bias(self, name: str, y: Array) -> Array:
+    if not self.biased:
+      return y
+    return y + getattr(self, f"{name}_bias")[...].astype(y.dtype)

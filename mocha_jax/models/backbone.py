@@ -7,7 +7,7 @@ A backbone is a file beside `movie_gen`, with a config that adds to
 import abc
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 import jax
@@ -212,6 +212,19 @@ def to_grid(
   b, f, h, w, c = shape
   x = x.reshape(b, f, h // patch, w // patch, patch, patch, c)
   return x.transpose(0, 1, 2, 4, 3, 5, 6).reshape(shape)
+
+
+def stack(
+  block: Callable[..., nnx.Module], config: BackboneConfig, *, rngs: nnx.Rngs
+) -> nnx.Module:
+  """Return all layers of a config as one block, axis 0 of all it has."""
+
+  @nnx.split_rngs(splits=config.layers)
+  @nnx.vmap(in_axes=(0,))
+  def blocks(rngs):
+    return block(config, rngs=rngs)
+
+  return blocks(rngs)
 
 
 def run_layers(

@@ -37,6 +37,7 @@ from mocha_jax.models.backbone import (
   check_clip,
   project,
   run_layers,
+  stack,
   to_grid,
   to_tokens,
 )
@@ -55,11 +56,7 @@ from mocha_jax.models.layers import (
   gated,
   modulate,
 )
-from mocha_jax.models.speech import (
-  GlobalSpeechAttention,
-  SpeechProjector,
-  SpeechWindowAttention,
-)
+from mocha_jax.models.speech import SpeechProjector, make_speech_attention
 from mocha_jax.sections import positive
 
 
@@ -113,11 +110,6 @@ class Block(nnx.Module):
       implementation=config.attention_implementation,
       rngs=rngs,
     )
-    speech = (
-      SpeechWindowAttention
-      if config.speech.attention == "window"
-      else GlobalSpeechAttention
-    )
     self.modulation = ModulationTable(config.width)
     self.self_norm = RMSNorm(config.width)
     self.self_attention = attention(
@@ -132,7 +124,7 @@ class Block(nnx.Module):
       lora=config.lora.within("text_attention"),
     )
     self.speech_norm = RMSNorm(config.width)
-    self.speech_attention = speech(
+    self.speech_attention = make_speech_attention(
       config.speech, config.geometry, sizes, rngs=rngs
     )
     self.mlp_norm = RMSNorm(config.width)
@@ -187,13 +179,7 @@ class MovieGen(nnx.Module):
       frozen, config.small_text, width, config.heads, rngs=rngs
     )
     self.speech = SpeechProjector(config.speech, width, rngs=rngs)
-
-    @nnx.split_rngs(splits=config.layers)
-    @nnx.vmap(in_axes=(0,))
-    def blocks(rngs):
-      return Block(config, rngs=rngs)
-
-    self.blocks = blocks(rngs)
+    self.blocks = stack(Block, config, rngs=rngs)
     self.out_norm = RMSNorm(width)
     self.out_modulation = Linear(
       {"D": width, "2D": 2 * width}, "D 2D", rngs=rngs, scale=0.0

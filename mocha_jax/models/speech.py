@@ -189,3 +189,19 @@ class GlobalSpeechAttention(nnx.Module):
       y.astype(jnp.float32), at[:, None] * frequency
     ).astype(y.dtype)
     return turn(query, at_query), turn(key, jnp.arange(key.shape[1]))
+
+
+def make_speech_attention(
+  config: SpeechConfig,
+  geometry: Geometry,
+  sizes: dict[str, int],
+  *,
+  rngs: nnx.Rngs,
+) -> SpeechWindowAttention | GlobalSpeechAttention:
+  """Make the attention that `config.attention` names."""
+  kind = (
+    SpeechWindowAttention
+    if config.attention == "window"
+    else GlobalSpeechAttention
+  )
+  return kind(config, geometry, sizes, rngs=rngs)

@@ -18,7 +18,6 @@ Wan's files: the scores are the same, and TPUs need not move single numbers.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -31,19 +30,14 @@ from jaxtyping import Array, Bool, Float
 from mocha_jax import sharding
 from mocha_jax.batch import Condition
 from mocha_jax.models import remat
-from mocha_jax.models.attention import (
-  PROJECTIONS,
-  Implementation,
-  attend,
-  from_heads,
-  to_heads,
-)
+from mocha_jax.models.attention import Attention
 from mocha_jax.models.backbone import (
   BackboneConfig,
   Projected,
   check_clip,
   project,
   run_layers,
+  stack,
   to_grid,
   to_tokens,
 )
@@ -54,17 +48,10 @@ from mocha_jax.models.layers import (
   Modulation,
   ModulationTable,
   RMSNorm,
-  WideNorm,
   standardized,
   table,
-  weight,
 )
-from mocha_jax.models.lora import Adapters, LoraConfig
-from mocha_jax.models.speech import (
-  GlobalSpeechAttention,
-  SpeechProjector,
-  SpeechWindowAttention,
-)
+from mocha_jax.models.speech import SpeechProjector, make_speech_attention
 
 THETA = 10_000.0
 
@@ -132,73 +119,6 @@ def rotate(x: Float[Array, "B T N H"], turn: Turn) -> Float[Array, "B T N H"]:
   return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
-class Attention(nnx.Module):
-  """Attention with biases, and norms over all heads, as Wan has it.
-
-  tokens, names, lora: as in `attention.Attention`.
-  """
-
-  def __init__(
-    self,
-    sizes: dict[str, int],
-    *,
-    tokens: tuple[str, str],
-    names: Sequence[str],
-    implementation: Implementation | None,
-    lora: LoraConfig,
-    rngs: nnx.Rngs,
-  ):
-    self.tokens, self.names = tokens, names
-    self.implementation: Implementation | None = implementation
-    heads, head = sizes["N"], sizes["H"]
-    self.query, self.key, self.value, self.out = (
-      weight(rngs, letters, sizes) for letters in PROJECTIONS.values()
-    )
-    self.query_bias, self.key_bias, self.value_bias = (
-      nnx.Param(jnp.zeros((heads, head)), letters="N H") for _ in range(3)
-    )
-    self.out_bias = nnx.Param(jnp.zeros(sizes["D"]), letters="D")
-    self.query_norm = WideNorm(heads, head)
-    self.key_norm = WideNorm(heads, head)
-    self.lora = Adapters(lora, sizes, PROJECTIONS, rngs=rngs)
-
-  def __call__(
-    self,
-    x: Float[Array, "B T D"],
-    context: Float[Array, "B S D"] | None = None,
-    mask: Bool[Array, "B S"] | None = None,
-    *,
-    turn: Turn | None = None,
-  ) -> Float[Array, "B T D"]:
-    """Return what x takes from the context, or from itself without one.
-
-    turn: of the pairs of queries and keys, see `rotation`.
-    """
-    context = x if context is None else context
-    projections, attention, output = self.names
-    rows, columns = (f"B {letter} N H" for letter in self.tokens)
-
-    def project(name, tokens, letters):
-      y = to_heads(tokens, getattr(self, name)[...])
-      y += getattr(self, f"{name}_bias")[...].astype(y.dtype)
-      y = sharding.constrain(self.lora.add(name, tokens, y), letters)
-      return checkpoint_name(y, projections)
-
-    query = self.query_norm(project("query", x, rows))
-    key = self.key_norm(project("key", context, columns))
-    if turn is not None:
-      query, key = rotate(query, turn), rotate(key, turn)
-    out = attend(
-      *(query, key, project("value", context, columns)),
-      mask,
-      implementation=self.implementation,
-      tokens=self.tokens,
-      name=attention,
-    )
-    y = self.lora.add("out", out, from_heads(out, self.out[...]))
-    return checkpoint_name(y + self.out_bias[...].astype(y.dtype), output)
-
-
 class MLP(nnx.Module):
   """gelu(x W + b) W' + b', the gelu by tanh."""
 
@@ -239,12 +159,9 @@ class Block(nnx.Module):
       Attention,
       sizes,
       implementation=config.attention_implementation,
+      biased=True,
+      wide_norm=True,
       rngs=rngs,
-    )
-    speech = (
-      SpeechWindowAttention
-      if config.speech.attention == "window"
-      else GlobalSpeechAttention
     )
     self.modulation = ModulationTable(config.width)
     self.self_attention = attention(
@@ -259,7 +176,7 @@ class Block(nnx.Module):
       lora=config.lora.within("text_attention"),
     )
     self.speech_norm = RMSNorm(config.width)
-    self.speech_attention = speech(
+    self.speech_attention = make_speech_attention(
       config.speech, config.geometry, sizes, rngs=rngs
     )
     self.mlp = MLP(sizes, "D F D", rngs=rngs)
@@ -275,7 +192,9 @@ class Block(nnx.Module):
   ) -> Float[Array, "B T D"]:
     attention, mlp = self.modulation(shared)
     with jax.named_scope("self_attention"):
-      y = self.self_attention(_modulated(x, attention), turn=turn)
+      y = self.self_attention(
+        _modulated(x, attention), turn=functools.partial(rotate, turn=turn)
+      )
       x = _added(x, y, attention)
     with jax.named_scope("text_attention"):
       x = x + self.text_attention(self.text_norm(x), *text)
@@ -322,13 +241,7 @@ class Wan(nnx.Module):
       frozen, config.small_text, width, config.heads, rngs=rngs
     )
     self.speech = SpeechProjector(config.speech, width, rngs=rngs)
-
-    @nnx.split_rngs(splits=config.layers)
-    @nnx.vmap(in_axes=(0,))
-    def blocks(rngs):
-      return Block(config, rngs=rngs)
-
-    self.blocks = blocks(rngs)
+    self.blocks = stack(Block, config, rngs=rngs)
     self.out_modulation = table(
       rngs, "_ D", {"_": 2, "D": width}, scale=width**-0.5
     )
