@@ -2,6 +2,8 @@
 
 from typing import Protocol
 
+import numpy as np
+
 
 class Ratios(Protocol):
   """What of a codec's config decides its grid.
@@ -40,6 +42,46 @@ def latent_shape(
     width // config.space,
     config.channels,
   )
+
+
+class OnGrid:
+  """What a codec's config says of the grid, as the codec's own."""
+
+  config: Ratios
+
+  @property
+  def time(self) -> int:
+    """Frames in one latent."""
+    return self.config.time
+
+  @property
+  def space(self) -> int:
+    """Rows, and columns, of pixels in one latent."""
+    return self.config.space
+
+  @property
+  def channels(self) -> int:
+    """Numbers in one latent."""
+    return self.config.channels
+
+  @property
+  def causal(self) -> bool:
+    """Whether frame 0 stands alone."""
+    return self.config.causal
+
+  def latent_shape(
+    self, frames: int, height: int, width: int
+  ) -> tuple[int, int, int, int]:
+    """Return [f h w c] of such a clip; ValueError if it does not divide."""
+    return latent_shape(self.config, frames, height, width)
+
+  def check_channels(self, latents: np.ndarray) -> None:
+    """Raise a ValueError unless latents [... c] are this codec's."""
+    if latents.shape[-1] != self.channels:
+      raise ValueError(
+        f"latents have {latents.shape[-1]} channels; this codec has"
+        f" {self.channels}"
+      )
 
 
 def _indivisible(

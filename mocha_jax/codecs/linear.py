@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, UInt8
 
 from mocha_jax import sections as config_lib
-from mocha_jax.codecs.grid import latent_shape
+from mocha_jax.codecs.grid import OnGrid, latent_shape
 
 Frames = UInt8[np.ndarray, "*B F H W 3"]
 Latents = Float[np.ndarray, "*B f h w c"]
@@ -86,39 +86,13 @@ class CodecConfig:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LinearCodec:
+class LinearCodec(OnGrid):
   """Encodes and decodes clips; see the module's equation."""
 
   config: CodecConfig
   mean: Float32[np.ndarray, "x"]
   basis: Float32[np.ndarray, "x c"]
   scale: float
-
-  @property
-  def time(self) -> int:
-    """Frames in one latent."""
-    return self.config.time
-
-  @property
-  def space(self) -> int:
-    """Rows, and columns, of pixels in one latent."""
-    return self.config.space
-
-  @property
-  def channels(self) -> int:
-    """Numbers in one latent."""
-    return self.config.channels
-
-  @property
-  def causal(self) -> bool:
-    """Whether frame 0 stands alone."""
-    return self.config.causal
-
-  def latent_shape(
-    self, frames: int, height: int, width: int
-  ) -> tuple[int, int, int, int]:
-    """Return [f h w c] of such a clip; ValueError if it does not divide."""
-    return latent_shape(self.config, frames, height, width)
 
   def encode(self, frames: Frames) -> Float32[np.ndarray, "*B f h w c"]:
     """Turn frames, of one clip or of many, into latents of unit variance."""
@@ -131,11 +105,7 @@ class LinearCodec:
 
   def decode(self, latents: Latents) -> Frames:
     """Turn latents back into frames."""
-    if latents.shape[-1] != self.channels:
-      raise ValueError(
-        f"latents have {latents.shape[-1]} channels; this codec has"
-        f" {self.channels}"
-      )
+    self.check_channels(latents)
     flat = latents.astype(np.float32).reshape(-1, self.channels)
     synthesis, mean = self.synthesis
     blocks = flat @ synthesis

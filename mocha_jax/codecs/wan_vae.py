@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Float32, UInt8
 
-from mocha_jax.codecs.grid import latent_shape
+from mocha_jax.codecs.grid import OnGrid
 from mocha_jax.codecs.wan_network import Cuts, WanNetwork
 from mocha_jax.network import Network
 from mocha_jax.sections import positive, section
@@ -65,7 +65,7 @@ class WanVAEConfig:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class WanVAE:
+class WanVAE(OnGrid):
   """Encodes and decodes clips on this process's first device.
 
   Weights are read when they are first needed, so that it is cheap to send.
@@ -76,34 +76,8 @@ class WanVAE:
   config: WanVAEConfig
   source: pathlib.Path
 
-  @property
-  def time(self) -> int:
-    """Frames in one latent."""
-    return self.config.time
-
-  @property
-  def space(self) -> int:
-    """Rows, and columns, of pixels in one latent."""
-    return self.config.space
-
-  @property
-  def channels(self) -> int:
-    """Numbers in one latent."""
-    return self.config.channels
-
-  @property
-  def causal(self) -> bool:
-    """Whether frame 0 stands alone: it does."""
-    return self.config.causal
-
   def __getstate__(self) -> dict[str, Any]:
     return dict(config=self.config, source=self.source)
-
-  def latent_shape(
-    self, frames: int, height: int, width: int
-  ) -> tuple[int, int, int, int]:
-    """Return [f h w c] of such a clip; ValueError if it does not divide."""
-    return latent_shape(self.config, frames, height, width)
 
   def encode(
     self, frames: UInt8[np.ndarray, "*B F H W 3"]
@@ -119,11 +93,7 @@ class WanVAE:
     self, latents: Float[np.ndarray, "*B f h w c"]
   ) -> UInt8[np.ndarray, "*B F H W 3"]:
     """Turn latents back into frames."""
-    if latents.shape[-1] != self.channels:
-      raise ValueError(
-        f"latents have {latents.shape[-1]} channels; this codec has"
-        f" {self.channels}"
-      )
+    self.check_channels(latents)
     clips = latents.astype(np.float32).reshape(-1, 1, *latents.shape[-4:])
     made = [np.asarray(self._decode(self._on_device, clip)) for clip in clips]
     frames = np.moveaxis(np.concatenate(made), 2, -1)
