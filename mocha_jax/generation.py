@@ -15,6 +15,7 @@ from mocha_jax.batch import Condition
 from mocha_jax.diffusion import guidance, sample
 from mocha_jax.media import ClipFormat
 from mocha_jax.models import make_config
+from mocha_jax.models.backbone import project
 from mocha_jax.sections import section
 from mocha_jax.training.checkpoint import open_newest
 
@@ -155,8 +156,11 @@ class Generator:
     at = sample.times(settings)
 
     def sampler(params, noise, condition, null):
-      model = guidance.nested(self._network.bind(params), null, scale)
-      return sample.euler(model, noise, condition, at)
+      model: Any = self._network.bind(params)
+      # Once a clip, not once a step.
+      given, nothing = project(model, condition), project(model, null)
+      guided = guidance.nested(model.velocity, nothing, scale)
+      return sample.euler(guided, noise, given, at)
 
     return jax.jit(sampler)
 
