@@ -19,6 +19,7 @@ from diffusers.models.transformers import transformer_wan as theirs
 from mocha_jax.batch import Condition
 from mocha_jax.diffusion import sample
 from mocha_jax.models import wan
+from mocha_jax.models.layers import WideNorm
 from mocha_jax.network import Network
 from mocha_jax.weights import tables
 from mocha_jax.weights import wan as names
@@ -207,7 +208,7 @@ def test_norm_over_all_heads():
   x = draw(3, 2, 7, CONFIG.heads, CONFIG.head)
   with torch.no_grad():
     want = model.blocks[0].attn2.norm_q(to_torch(x).flatten(2))
-  norm = wan.WideNorm(CONFIG.heads, CONFIG.head)
+  norm = WideNorm(CONFIG.heads, CONFIG.head)
   norm.scale[...] = params["blocks"]["text_attention"]["query_norm"]["scale"][0]
   assert_parity(np.asarray(norm(jnp.asarray(x))).reshape(want.shape), want)
 
