@@ -63,7 +63,7 @@ class SmallText:
     if len(tokens) > self.length:
       raise ValueError(
         f"a prompt has {len(tokens)} tokens, begin included, and the limit is"
-        f" {self.length}: {prompt[:60]!r}…"
+        f" {self.length}, text_encoder.length: {prompt[:60]!r}…"
       )
     ids = np.full(self.length, PADDING, np.int32)
     ids[: len(tokens)] = tokens
