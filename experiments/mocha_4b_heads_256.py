@@ -3,6 +3,10 @@
 As many parameters and operations; see mocha_30b_heads_256.
 
   mocha train --config mocha_4b_heads_256
+
+`mocha compile --config mocha_4b_heads_256` prints: 24.8 of 31.2 GiB; 14.0 % of
+the forward pass computed again; exposed collectives 13.3 % of a step of 93.3 s;
+predicted MFU 47.6 %.
 """
 
 from ml_collections import ConfigDict
