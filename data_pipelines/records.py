@@ -211,6 +211,14 @@ class Records:
     return builder.as_data_source(split=self.split)
 
 
+class _Info(tfds.core.DatasetInfo):
+  """What tfds keeps about records; it does not look for them in its bucket."""
+
+  def initialize_from_bucket(self):
+    # It would leave an empty folder, of `tempfile`, behind.
+    pass
+
+
 class _Clips(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """Writes given records; tfds calls its methods."""
 
@@ -224,7 +232,7 @@ class _Clips(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     super().__init__(**kwargs)
 
   def _info(self):
-    return tfds.core.DatasetInfo(
+    return _Info(
       builder=self,
       features=self._features,
       metadata=tfds.core.MetadataDict(self._about),

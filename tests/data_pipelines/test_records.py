@@ -1,5 +1,6 @@
 import json
 import pickle
+import tempfile
 
 import grain
 import numpy as np
@@ -160,6 +161,16 @@ def test_failure_leaves_no_records(tmp_path):
   with pytest.raises(ValueError, match="clip 1 is broken"):
     records.write(tmp_path, {"test": broken()}, kind="raw", metadata={})
   assert not records.exists(tmp_path)
+
+
+def test_nothing_is_left_elsewhere(tmp_path, monkeypatch):
+  elsewhere = tmp_path / "elsewhere"
+  elsewhere.mkdir()
+  monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+  folder = tmp_path / "raw"
+  records.write(folder, {"test": [raw_record(0)]}, kind="raw", metadata={})
+  assert len(records.read(folder, "test")) == 1
+  assert not [*elsewhere.iterdir()]
 
 
 def test_writing_and_reading_print_nothing(tmp_path, capfd):
