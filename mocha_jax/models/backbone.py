@@ -206,9 +206,9 @@ def to_tokens(
 
 
 def to_grid(
-  x: Float[Array, "B T C"], shape: tuple[int, ...], patch: int
+  x: Float[Array, "B T C"], shape: tuple[Any, ...], patch: int
 ) -> Float[Array, "B f h w c"]:
-  """Undo `to_tokens`."""
+  """Undo `to_tokens`; shape: [B f h w c], where B may be a symbol."""
   b, f, h, w, c = shape
   x = x.reshape(b, f, h // patch, w // patch, patch, patch, c)
   return x.transpose(0, 1, 2, 4, 3, 5, 6).reshape(shape)
