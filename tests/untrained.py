@@ -12,6 +12,7 @@ from mocha_jax.diffusion.sample import SampleConfig, euler, times
 from mocha_jax.encoders import make_speech_encoder, make_text_encoders
 from mocha_jax.media import ClipFormat
 from mocha_jax.sections import section
+from mocha_jax.training import stream
 from mocha_jax.weights import files, tables
 from tests import command
 
@@ -33,6 +34,11 @@ def make_run(folder, changes):
   """Return a run of random parameters and a codec of noise, and its network."""
   given = config.load(str(command.TINY))
   given.update_from_flattened_dict(changes)
+  return fit_run(folder, given)
+
+
+def fit_run(folder, given):
+  """Return a run of this config with a codec of noise, as `open_run`."""
   sections = given.to_dict()
   codec_config = section(CodecConfig, sections["codec"], "codec")
   frames = np.random.default_rng(0).integers(
@@ -52,6 +58,12 @@ def open_run(folder, given, codec):
   return opened, network, params
 
 
+def save(opened, params):
+  """Write the only checkpoint of a run."""
+  promise = lambda x: stream.Promise(x.shape, x.dtype, None, lambda: x)
+  stream.write(opened.checkpoints, jax.tree.map(promise, params))
+
+
 def stored(params):
   """Return the parameters by path, as an exporter is given them."""
   flat = tables.paths(jax.device_get(params))
@@ -67,12 +79,15 @@ def encode(given, text, speech):
     fps=clip["fps"],
     frames=clip["frames"],
   )
-  (name, encoder), *_ = make_text_encoders(given["text_encoder"]).items()
+  encoders = make_text_encoders(given["text_encoder"])
 
   def condition(speech, text):
-    ids, mask = encoder(text)
-    given = (speech[None], {name: ids[None]}, {name: mask[None]})
-    return Condition(*jax.tree.map(jnp.asarray, given))
+    read = {name: encoder(text) for name, encoder in encoders.items()}
+    texts, masks = (
+      {name: jnp.asarray(pair[i])[None] for name, pair in read.items()}
+      for i in (0, 1)
+    )
+    return Condition(jnp.asarray(speech)[None], texts, masks)
 
   return condition(heard, text), condition(np.zeros_like(heard), "")
 

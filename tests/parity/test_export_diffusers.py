@@ -1,7 +1,6 @@
 import pathlib
 import subprocess
 import sys
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +8,16 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from ml_collections import ConfigDict
 
-from experiments import _codecs
-from mocha_jax import codecs, prompts, run
+from mocha_jax import prompts, run
 from mocha_jax.batch import Condition
 from mocha_jax.export import diffusers_folder
 from mocha_jax.export.pytorch import transformer_movie_gen
 from mocha_jax.kernels.speech_window import api
 from mocha_jax.kernels.speech_window.geometry import Geometry
 from mocha_jax.weights import tables
-from tests import frozen_encoders, numerics, tiny, untrained, wan_vae_files
+from tests import numerics, small_wan, untrained
 from tests.parity import compare
-from tests.parity.test_export_wan import MODEL
 
 STEPS = 10
 PLAYER = pathlib.Path(__file__).parent / "without_jax.py"
@@ -40,37 +36,10 @@ VARIANTS = {
 }
 
 
-def wan_with_all(folder):
-  """Wan's backbone with its VAE, UMT5 and wav2vec2: all of random weights."""
-  given: Any = tiny.get_config()
-  _codecs.use_wan_vae(given)
-  weights = folder / "vae.safetensors"
-  wan_vae_files.write(weights, wan_vae_files.make_params(), "released")
-  given.codec.update(
-    weights=str(weights), width=wan_vae_files.WIDTH, dtype="float32"
-  )
-  given.clip.update(frames=9, height=32, width=48)
-  given.speech_encoder, given.text_encoder = (
-    ConfigDict(frozen_encoders.with_weights(of, folder / of["name"]))
-    for of in (frozen_encoders.WAV2VEC2, frozen_encoders.UMT5 | LONG)
-  )
-  given.model = ConfigDict(
-    MODEL
-    | dict(width=96, heads=4, channels=16, max_frames=3)
-    | dict(speech=MODEL["speech"] | dict(features=24))
-    | dict(frozen_text=dict(umt5=16))
-  )
-  codec = codecs.fit(codecs.make_config(given.codec.to_dict()), [])
-  return untrained.open_run(folder / "run", given, codec)
-
-
-LONG = dict(length=96)  # Bytes of the prompt, and its end.
-
-
 @pytest.mark.parametrize("variant", [*VARIANTS, "wan"])
 def test_without_jax_the_same_clip_comes_out(variant, tmp_path):
   opened, network, params = (
-    wan_with_all(tmp_path)
+    small_wan.make_run(tmp_path)
     if variant == "wan"
     else untrained.make_run(tmp_path / "run", VARIANTS[variant])
   )

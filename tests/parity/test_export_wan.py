@@ -23,37 +23,9 @@ from mocha_jax.network import Network
 from mocha_jax.weights import files, tables
 from tests import numerics
 from tests.parity import compare
+from tests.small_wan import MODEL
 
 SPEECH_TOKENS, TEXT_TOKENS = 17, 7
-MODEL = dict(
-  name="wan",
-  layers=2,
-  width=48,
-  ffn=64,
-  heads=2,
-  head=24,
-  channels=4,
-  patch=2,
-  ratio=4,
-  causal=True,
-  max_frames=5,
-  speech=dict(
-    features=6,
-    context=1,
-    hidden=16,
-    attention="window",
-    order="slots",
-    edge="clip",
-    position="none",
-    implementation="xla",
-  ),
-  frozen_text=dict(umt5=20),
-  small_text=None,
-  dtype="float32",
-  attention="xla",
-  remat="none",
-  lora=dict(rank=0, alpha=1.0, targets=()),
-)
 SAMPLE = SampleConfig(
   steps=10,
   schedule="shifted_linear",
