@@ -25,7 +25,7 @@ from mocha_jax.encoders.tokenizers import BYTES
 from mocha_jax.encoders.wav2vec2 import Wav2Vec2Speech
 from mocha_jax.network import Network
 from mocha_jax.weights import files, tables, wan_vae
-from mocha_jax.weights.tables import Entry, Index, Leaf, Stored
+from mocha_jax.weights.tables import Entry, Stored
 
 VERSION = "0.42.1"  # Of diffusers, whose conventions these are.
 STEM = "diffusion_pytorch_model"
@@ -191,31 +191,15 @@ def _write_frozen(
 ) -> None:
   """Write weights by the names of transformers, a tensor at a time."""
   plan, tensors = encoder.open_files()
-  dtype = np.dtype(encoder.config.dtype)
   parameters = {
-    path: _Ours(leaf, tensors, dtype) for path, leaf in plan.leaves.items()
+    path: leaf.our_parameter(tensors, encoder.config.dtype)
+    for path, leaf in plan.leaves.items()
   }
   entries, _ = encoder.table(())
   theirs = _theirs(encoder.network, entries, parameters)
   files.write_sharded(
     folder, theirs, stem=_TRANSFORMERS_STEM, shard_bytes=shard_bytes
   )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Ours:
-  """A parameter that is read from the tensors of a file when it is wanted."""
-
-  leaf: Leaf
-  tensors: Mapping[str, Stored]
-  dtype: np.dtype
-
-  @property
-  def shape(self) -> tuple[int, ...]:
-    return self.leaf.shape
-
-  def read(self, index: Index = ()) -> np.ndarray:
-    return self.leaf.read_ours(self.tensors, index, self.dtype)
 
 
 def _theirs(

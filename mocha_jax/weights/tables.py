@@ -119,6 +119,10 @@ class Leaf:
       out[row] = self._read(sources[i], bounds[1:], self.theirs, self.ours)
     return out
 
+  def our_parameter(self, tensors: Mapping[str, Stored], dtype: Any) -> Stored:
+    """Return the parameter, read from the tensors when it is wanted."""
+    return _Ours(self, tensors, np.dtype(dtype))
+
   def their_tensors(self, parameter: Stored) -> Iterator[tuple[str, Stored]]:
     """Yield each foreign tensor, read from the parameter when it is wanted."""
     for i, name in enumerate(self.names):
@@ -162,6 +166,22 @@ class Leaf:
 
   def _size(self, axis: Iterable[str]) -> int:
     return math.prod(self.sizes[letter] for letter in axis)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ours:
+  """A parameter among foreign tensors."""
+
+  leaf: Leaf
+  tensors: Mapping[str, Stored]
+  dtype: np.dtype
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return self.leaf.shape
+
+  def read(self, index: Index = ()) -> np.ndarray:
+    return self.leaf.read_ours(self.tensors, index, self.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
