@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Bool, Float32, Int32
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from mocha_jax import sharding
 from mocha_jax.encoders import tokenizers
@@ -190,10 +190,13 @@ class FrozenText(Frozen):
     ids, masks = map(np.stack, zip(*map(self.tokens, prompts), strict=True))
     return self.in_batches(self._encode, ids, masks), masks
 
+  def features(
+    self, params: Any, ids: Int[Array, "B L"], mask: Bool[Array, "B L"]
+  ) -> Float[Array, "B L E"]:
+    """Return features of tokens, zeros where there are none."""
+    model: Any = self.network.bind(params)
+    return model(ids, mask) * mask[..., None]
+
   @functools.cached_property
   def _encode(self):
-    def encode(params, ids, mask):
-      features = self.network.bind(params)(ids, mask)
-      return features * mask[..., None]
-
-    return jax.jit(encode)
+    return jax.jit(self.features)

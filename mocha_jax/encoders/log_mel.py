@@ -8,12 +8,15 @@ as the config says; each gives the energies, in mel bands, of a Hann window of
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
+import jax
 import numpy as np
 from jaxtyping import Float, Float32
 
 from mocha_jax.encoders import sound
+
+Arrays: TypeAlias = np.ndarray | jax.Array
 
 _WINDOW = 400  # 25 ms.
 _FFT = 512
@@ -85,18 +88,35 @@ class LogMel:
     [hops_per_frame, mels], flattened. ValueError if the waveform is not mono.
     """
     samples = sound.at_rate(samples, sample_rate)
+    given = (samples, self.filters)
+    return np.asarray(self.features(*given, fps=fps, frames=frames, xp=np))
+
+  def features(
+    self,
+    samples: Float[Arrays, "*B A"],
+    filters: Float[Arrays, "bins mels"],
+    *,
+    fps: float,
+    frames: int,
+    xp: Any,
+  ) -> Float[Arrays, "*B frames E"]:
+    """Encode sound at 16 kHz, with the filters of the property.
+
+    xp: numpy, or jax.numpy for what is to be compiled.
+    """
     count = frames * self.config.hops_per_frame
     seconds = (np.arange(count) + 0.5) / (fps * self.config.hops_per_frame)
     # Of padded samples.
-    starts = np.rint(seconds * sound.RATE).astype(np.int64)
+    starts = np.rint(seconds * sound.RATE).astype(np.int32)
     needed = int(starts[-1]) + _WINDOW if count else 0
-    padded = np.zeros(needed + _WINDOW // 2, np.float32)
-    heard = samples[: len(padded) - _WINDOW // 2]
-    padded[_WINDOW // 2 :][: len(heard)] = heard
-    windows = padded[starts[:, None] + np.arange(_WINDOW)]
-    energies = _energies(windows, self.filters)
-    normal = (np.log(energies + _FLOOR) - _MEAN) / _DEVIATION
-    return normal.astype(np.float32).reshape(frames, self.width)
+    heard = samples[..., :needed]
+    *batch, length = heard.shape
+    pad = [(0, 0)] * len(batch) + [(_WINDOW // 2, needed - length)]
+    padded = xp.pad(heard, pad)
+    windows = padded[..., xp.asarray(starts)[:, None] + xp.arange(_WINDOW)]
+    energies = _energies(windows, filters, xp)
+    normal = (xp.log(energies + _FLOOR) - _MEAN) / _DEVIATION
+    return normal.astype(np.float32).reshape(*batch, frames, self.width)
 
   def many(
     self,
@@ -114,13 +134,12 @@ class LogMel:
 
 
 def _energies(
-  windows: Float32[np.ndarray, "n x"],
-  filters: Float32[np.ndarray, "bins mels"],
-) -> Float[np.ndarray, "n mels"]:
+  windows: Float[Arrays, "*B x"], filters: Float[Arrays, "bins mels"], xp: Any
+) -> Float[Arrays, "*B mels"]:
   """Return the energy in each band; a full-scale sine has about 1."""
   window = np.hanning(_WINDOW + 1)[:-1].astype(np.float32)
-  spectrum = np.fft.rfft(windows * window, _FFT)
-  power = np.square(np.abs(spectrum)) * (4 / np.square(window.sum()))
+  spectrum = xp.fft.rfft(windows * window, _FFT)
+  power = xp.square(xp.abs(spectrum)) * (4 / np.square(window.sum()))
   return power.astype(np.float32) @ filters
 
 

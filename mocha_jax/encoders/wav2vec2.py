@@ -13,13 +13,13 @@ frame and the last at the last:
 import dataclasses
 import functools
 from collections.abc import Collection, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float32, Int
 
 from mocha_jax.encoders import sound
 from mocha_jax.encoders.frozen import Frozen
@@ -321,13 +321,16 @@ class Wav2Vec2Speech(Frozen):
     encode = lambda params, samples: self._encode(params, samples, frames)
     return self.in_batches(encode, np.stack(inputs))
 
+  def features(
+    self, params: Any, samples: Float[Array, "B A"], frames: int
+  ) -> Float[Array, "B frames E"]:
+    """Encode sound at 16 kHz that is as long as the frames, and normed."""
+    model: Any = self.network.bind(params)
+    return model(samples, frames, self.config.interpolate)
+
   @functools.cached_property
   def _encode(self):
-    def encode(params, samples, frames):
-      model = self.network.bind(params)
-      return model(samples, frames, self.config.interpolate)
-
-    return jax.jit(encode, static_argnums=2)
+    return jax.jit(self.features, static_argnums=2)
 
 
 def prepared(
@@ -343,3 +346,20 @@ def prepared(
     spread = np.sqrt(heard.var() + _SILENCE)
     out[: len(heard)] = (heard - heard.mean()) / spread
   return out
+
+
+def normed(
+  samples: Float[Array, "B A"], heard: Int[Array, "B"]
+) -> Float[Array, "B A"]:
+  """Return what `prepared` does of sound at 16 kHz, within a program.
+
+  heard: how many samples there are, from 0 to A; the others are silence.
+  """
+  is_heard = jnp.arange(samples.shape[1]) < heard[:, None]
+  count = jnp.maximum(heard, 1)[:, None]
+  mean = lambda x: (
+    jnp.sum(jnp.where(is_heard, x, 0), axis=1, keepdims=True) / count
+  )
+  centred = samples - mean(samples)
+  spread = jnp.sqrt(mean(centred**2) + _SILENCE)
+  return jnp.where(is_heard, centred / spread, 0)

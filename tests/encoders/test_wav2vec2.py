@@ -1,5 +1,6 @@
 import pickle
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -71,6 +72,17 @@ def test_short_sound_ends_in_silence_and_silence_stays_silent():
   assert abs(got[:1600].std() - 1) < 1e-4
   assert not got[1600:].any()
   assert not wav2vec2.prepared(np.zeros(99), RATE, 99).any()
+
+
+def test_sound_is_normed_alike_within_a_program():
+  lengths = np.array([0, 1600, 8000], np.int32)
+  sounds = np.stack([noise(0.5, seed) for seed in range(3)])
+  want = [
+    wav2vec2.prepared(sound[:length], RATE, 8000)
+    for sound, length in zip(sounds, lengths, strict=True)
+  ]
+  got = wav2vec2.normed(jnp.asarray(sounds), jnp.asarray(lengths))
+  numerics.assert_close(got, np.stack(want), np.float32, 8000)
 
 
 def test_interpolation_happens_where_the_config_says(section, encoder):

@@ -1,6 +1,9 @@
 """Sample with exported programs, as someone does who has JAX but not us.
 
 python run_stablehlo.py FOLDER INPUTS.npz OUTPUTS.npz
+
+INPUTS: noise, times, sound, heard, and of each text NAME, after full/ and
+null/, ids.NAME and text_mask.NAME.
 """
 
 import itertools
@@ -18,33 +21,46 @@ def main(folder, inputs, outputs):
   manifest = json.loads((folder / "manifest.json").read_text())
   parameters = load_file(folder / "parameters.safetensors")
 
-  def run(name, given):
+  def run(name, known):
     data = (folder / f"{name}.jax").read_bytes()
     program = export.deserialize(bytearray(data))
     described = manifest["programs"][name]
-    assert sorted(given) == [x["name"] for x in described["inputs"]]
+    given = {x["name"]: known[x["name"]] for x in described["inputs"]}
     held = {k: parameters[k] for k in described["parameters"]}
-    return jax.jit(program.call)(held, given)
+    made = jax.jit(program.call)(held, given)
+    assert sorted(made) == [x["name"] for x in described["outputs"]]
+    return made
 
   given = dict(np.load(inputs))
-  x, at = given.pop("noise"), given.pop("times")
-  scales = {
-    name: np.float32(manifest["sample"][name])
-    for name in ("speech_guidance", "text_guidance")
-  }
-  part = lambda prefix: {
-    name.removeprefix(prefix): y
-    for name, y in given.items()
-    if name.startswith(prefix)
-  }
-  told = run("project", part("full/"))
-  nothing = run("project", part("null/"))
-  told |= {f"null_{name}": y for name, y in nothing.items()} | scales
-  for start, end in itertools.pairwise(at):
+
+  def project(prefix, speech):
+    known = {
+      name.removeprefix(prefix): x
+      for name, x in given.items()
+      if name.startswith(prefix)
+    }
+    known["speech"] = speech
+    for name in manifest["text"]:
+      if f"encode_text.{name}" in manifest["programs"]:
+        known |= run(f"encode_text.{name}", known)
+      else:
+        known[f"text.{name}"] = known[f"ids.{name}"]
+    return run("project", known)
+
+  speech = run("encode_speech", given)["speech"]
+  told = project("full/", speech)
+  nothing = project("null/", np.zeros_like(speech))
+  told |= {f"null_{name}": x for name, x in nothing.items()}
+  for name in ("speech_guidance", "text_guidance"):
+    told[name] = np.float32(manifest["sample"][name])
+  x = given["noise"]
+  for start, end in itertools.pairwise(given["times"]):
     now = {"latents": x, "t": np.float32(start)}
     x += np.float32(end - start) * run("denoise", told | now)["velocity"]
   frames = run("decode", {"latents": x})["frames"]
-  np.savez(outputs, latents=x, frames=frames)
+  again = run("encode", {"frames": frames})["latents"]
+  made = {"speech": speech, "latents": x, "frames": frames, "again": again}
+  np.savez(outputs, **made)
   assert not {"mocha_jax", "flax"} & {*sys.modules}
 
 
