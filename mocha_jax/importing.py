@@ -18,7 +18,7 @@ from mocha_jax.launch import processes
 from mocha_jax.network import Network
 from mocha_jax.sections import section
 from mocha_jax.training import stream
-from mocha_jax.weights import files, movie_gen, speech, tables, wan
+from mocha_jax.weights import files, movie_gen, tables, wan
 from mocha_jax.weights.tables import Entry, Leaf, Stored
 
 # Of a pipeline of diffusers, the part that a backbone comes from.
@@ -88,12 +88,11 @@ def _table(
   known: list[Sequence[Entry]] = [
     tables.same_names(network.shapes, network.letters)
   ]
-  patch, order = model["patch"], model["speech"]["order"]
   if model["name"] == "wan":
-    heard = speech.entries(order)
-    known += [[*wan.diffusers(patch), *heard], wan.original(patch)]
+    patch = model["patch"]
+    known += [wan.diffusers(patch, network.shapes), wan.original(patch)]
   else:
-    known.append(movie_gen.entries(network.shapes, order))
+    known.append(movie_gen.entries(network.shapes))
   ours = tables.paths(network.shapes)
   known = [[row for row in table if row.ours in ours] for table in known]
 

@@ -1,10 +1,13 @@
 """Encoders that are trained elsewhere, small, with files of random weights."""
 
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
+import tokenizers
+from tokenizers import models, pre_tokenizers, processors
 
 from mocha_jax import encoders
 from mocha_jax.weights import files, tables
@@ -88,6 +91,21 @@ def with_weights(section: dict[str, Any], folder: pathlib.Path) -> dict:
   folder.mkdir(parents=True, exist_ok=True)
   files.write_sharded(folder, tensors, stem="model", shard_bytes=10_000)
   return section | dict(weights=str(folder))
+
+
+def write_tokenizer(path: pathlib.Path, words: Iterable[str]) -> str:
+  """Write a tokenizer.json of words, and an end, that would pad and cut."""
+  special = ("<pad>", "<end>", "<unknown>")
+  ids = {word: i for i, word in enumerate([*special, *sorted({*words})])}
+  made = tokenizers.Tokenizer(models.WordLevel(ids, unk_token="<unknown>"))
+  made.pre_tokenizer = pre_tokenizers.Whitespace()
+  made.post_processor = processors.TemplateProcessing(
+    single="$A <end>", special_tokens=[("<end>", ids["<end>"])]
+  )
+  made.enable_padding(length=40)
+  made.enable_truncation(5)
+  made.save(str(path))
+  return str(path)
 
 
 def make(section: dict[str, Any]) -> Any:

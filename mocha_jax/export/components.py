@@ -12,12 +12,15 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from mocha_jax.codecs import wan_network
 from mocha_jax.codecs.linear import LinearCodec
 from mocha_jax.codecs.wan_vae import WanVAE
+from mocha_jax.encoders.clip_text import ClipTextEncoder
 from mocha_jax.encoders.frozen import Frozen, FrozenText
+from mocha_jax.encoders.interpolate import interpolate
 from mocha_jax.encoders.log_mel import LogMel
 from mocha_jax.encoders.small_text import SmallText
 from mocha_jax.encoders.t5 import T5Text
@@ -97,7 +100,7 @@ def _wav2vec2(
   encoder: Wav2Vec2Speech, folder: pathlib.Path, shard_bytes: int
 ) -> list[str]:
   sizes = encoder.config.sizes
-  _write_frozen(encoder, folder, shard_bytes)
+  _write_transformers(_frozen(encoder), folder, shard_bytes)
   config = {
     "model_type": "wav2vec2",
     "hidden_size": sizes.width,
@@ -141,12 +144,13 @@ def text_encoder(
     name = ("tokenizer_hashed", "HashedTokenizer")
     where = folder / tokenizer
     return {tokenizer: describe(where, *name, config, file=_TOKENIZER)}
-  if not isinstance(encoder, T5Text):
+  if isinstance(encoder, T5Text):
+    index = _t5(encoder, folder / model, shard_bytes)
+  elif isinstance(encoder, ClipTextEncoder):
+    index = _clip_text(encoder, folder / model, shard_bytes)
+  else:
     raise _untold("text encoder", encoder)
-  return {
-    tokenizer: _tokenizer(encoder, folder / tokenizer),
-    model: _t5(encoder, folder / model, shard_bytes),
-  }
+  return {tokenizer: _tokenizer(encoder, folder / tokenizer), model: index}
 
 
 def _tokenizer(encoder: FrozenText, folder: pathlib.Path) -> list[str]:
@@ -165,7 +169,7 @@ def _tokenizer(encoder: FrozenText, folder: pathlib.Path) -> list[str]:
 
 def _t5(encoder: T5Text, folder: pathlib.Path, shard_bytes: int) -> list[str]:
   sizes = encoder.config.sizes
-  _write_frozen(encoder, folder, shard_bytes)
+  _write_transformers(_frozen(encoder), folder, shard_bytes)
   per_layer = sizes.positions == "per_layer"
   activation = {"gelu_tanh": "gated-gelu", "silu": "gated-silu"}
   config = {
@@ -186,20 +190,51 @@ def _t5(encoder: T5Text, folder: pathlib.Path, shard_bytes: int) -> list[str]:
   return describe(folder, None, name, config, library="transformers")
 
 
-def _write_frozen(
-  encoder: Frozen, folder: pathlib.Path, shard_bytes: int
+def _clip_text(
+  encoder: ClipTextEncoder, folder: pathlib.Path, shard_bytes: int
+) -> list[str]:
+  """Write CLIP with as many positions as tokens, stretched as the encoder's."""
+  sizes = encoder.config.sizes
+  tensors = _frozen(encoder)
+  positions = max(sizes.positions, encoder.length)
+  if positions > sizes.positions:
+    name = "embeddings.position_embedding.weight"
+    rows = interpolate(jnp.asarray(tensors[name].read())[None], positions)[0]
+    tensors[name] = files.in_memory(np.asarray(rows))
+  _write_transformers(tensors, folder, shard_bytes)
+  config = {
+    "model_type": "clip_text_model",
+    "hidden_size": sizes.width,
+    "intermediate_size": sizes.ffn,
+    "num_hidden_layers": sizes.layers,
+    "num_attention_heads": sizes.heads,
+    "vocab_size": sizes.vocabulary,
+    "max_position_embeddings": positions,
+    "hidden_act": sizes.activation,
+    "layer_norm_eps": 1e-5,
+    "attention_dropout": 0.0,
+  }
+  return describe(folder, None, "CLIPTextModel", config, library="transformers")
+
+
+def _write_transformers(
+  tensors: Mapping[str, Stored], folder: pathlib.Path, shard_bytes: int
 ) -> None:
-  """Write weights by the names of transformers, a tensor at a time."""
+  """Write weights, a tensor at a time, as transformers calls their files."""
+  files.write_sharded(
+    folder, tensors, stem=_TRANSFORMERS_STEM, shard_bytes=shard_bytes
+  )
+
+
+def _frozen(encoder: Frozen) -> dict[str, Stored]:
+  """Return the weights of an encoder by the names of transformers."""
   plan, tensors = encoder.open_files()
   parameters = {
     path: leaf.our_parameter(tensors, encoder.config.dtype)
     for path, leaf in plan.leaves.items()
   }
   entries, _ = encoder.table(())
-  theirs = _theirs(encoder.network, entries, parameters)
-  files.write_sharded(
-    folder, theirs, stem=_TRANSFORMERS_STEM, shard_bytes=shard_bytes
-  )
+  return _theirs(encoder.network, entries, parameters)
 
 
 def _theirs(

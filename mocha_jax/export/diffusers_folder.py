@@ -19,7 +19,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mocha_jax import run
-from mocha_jax.encoders import make_speech_encoder, make_text_encoders
+from mocha_jax.encoders import (
+  make_speech_encoder,
+  make_text_encoders,
+  sound,
+)
 from mocha_jax.export import components
 from mocha_jax.export.components import (
   STEM,
@@ -29,10 +33,10 @@ from mocha_jax.export.components import (
   write_json,
 )
 from mocha_jax.weights import files, movie_gen, tables, wan
-from mocha_jax.weights import speech as heard
 from mocha_jax.weights.tables import Entry, Stored
 
 PIPELINE = "pipeline_mocha"
+_MOST_TEXTS = 3
 
 
 def write(
@@ -62,6 +66,11 @@ def write(
     ),
   }
   texts = make_text_encoders(given["text_encoder"])
+  if len(texts) > _MOST_TEXTS:
+    raise NotImplementedError(
+      f"config.text_encoder has {len(texts)} encoders: the pipeline in PyTorch "
+      f"takes at most {_MOST_TEXTS}"
+    )
   for i, encoder in enumerate(texts.values()):
     parts |= components.text_encoder(encoder, folder, i, shard_bytes)
   clip, sample = given["clip"], given["sample"]
@@ -77,7 +86,7 @@ def write(
       "num_frames": clip["frames"],
       "height": clip["height"],
       "width": clip["width"],
-      "sample_rate": clip["sample_rate"],
+      "sample_rate": sound.RATE,
       "speech_guidance_scale": sample["speech_guidance"],
       "text_guidance_scale": sample["text_guidance"],
     },
@@ -123,56 +132,34 @@ class Backbone:
 
 
 def make_backbone(model: Mapping[str, Any], shapes: Any) -> Backbone:
-  """Say what section `model`, and parameters of these shapes, become.
-
-  Raises:
-    NotImplementedError: PyTorch is not told of such a speech attention, or of
-      such text.
-  """
-  speech = model["speech"]
-  if speech["attention"] != "window":
-    raise NotImplementedError(
-      f"config.model.speech.attention = {speech['attention']!r}: only window "
-      "attention is exported to PyTorch"
-    )
+  """Say what section `model`, and parameters of these shapes, become."""
   config = {key: model[key] for key in _SIZES}
-  config |= {f"speech_{key}": speech[key] for key in _HEARD}
+  config |= {f"speech_{key}": model["speech"][key] for key in _HEARD}
   if "name" in model and model["name"] == "wan":
-    return _wan(model, config)
+    return Backbone(
+      "transformer_wan",
+      "MochaWanTransformer3DModel",
+      config,
+      wan.diffusers(model["patch"], shapes),
+    )
   config |= {key: model[key] for key in _OF_MOVIE_GEN}
   return Backbone(
     "transformer_movie_gen",
     "MochaMovieGenTransformer3DModel",
     config,
-    movie_gen.entries(shapes, speech["order"]),
-  )
-
-
-def _wan(model: Mapping[str, Any], config: dict[str, Any]) -> Backbone:
-  if len(model["frozen_text"]) != 1:
-    raise NotImplementedError(
-      "Wan is exported to PyTorch with one frozen text encoder, but "
-      f"config.model.frozen_text = {dict(model['frozen_text'])}"
-    )
-  ((name, features),) = model["frozen_text"].items()
-  config |= {"text_name": name, "text_features": features}
-  return Backbone(
-    "transformer_wan",
-    "MochaWanTransformer3DModel",
-    config,
-    [*wan.diffusers(model["patch"]), *heard.entries(model["speech"]["order"])],
+    movie_gen.entries(shapes),
   )
 
 
 _SIZES = (
   *("layers", "ffn", "heads", "head", "channels", "patch", "ratio", "causal"),
-  "max_frames",
+  *("max_frames", "frozen_text", "small_text"),
 )
-_HEARD = ("features", "context", "hidden", "edge", "order")
-_OF_MOVIE_GEN = (
-  *("width", "max_rows", "max_columns", "noise_skip"),
-  *("frozen_text", "small_text"),
+_HEARD = (
+  *("features", "context", "hidden"),
+  *("attention", "edge", "order", "position"),
 )
+_OF_MOVIE_GEN = ("width", "max_rows", "max_columns", "noise_skip")
 
 
 def _scheduler(sample: Mapping[str, Any], folder: pathlib.Path) -> list[str]:

@@ -3,21 +3,24 @@
 from mocha_jax.weights.tables import Entry
 
 
-def entries(order: str) -> list[Entry]:
-  """Make the table of the projector and of each layer's window attention.
+def entries() -> list[Entry]:
+  """Make the table of the projector and of each layer's speech attention.
 
-  order: of the tokens in a window; "slots" has a vector for each.
+  Not every attention has vectors of its tokens' places, `slots` of a window or
+  `learned` of a clip.
   """
   layer = "blocks.{layer}"
   attend = "speech_attention"
-  slots = Entry(f"blocks.{attend}.slots", f"{layer}.{attend}.slots")
   return [
     *linear("speech.first", "speech.first", "E P"),
     *linear("speech.second", "speech.second", "P D"),
     norm("blocks.speech_norm", f"{layer}.speech_norm"),
     *projections(f"blocks.{attend}", f"{layer}.{attend}"),
     norm(f"blocks.{attend}.key_norm", f"{layer}.{attend}.key_norm"),
-    *([slots] if order == "slots" else []),
+    *(
+      Entry(f"blocks.{attend}.{table}", f"{layer}.{attend}.{table}")
+      for table in ("slots", "learned")
+    ),
   ]
 
 

@@ -4,8 +4,11 @@
 """
 
 from collections.abc import Mapping
+from typing import Any
 
-from mocha_jax.weights.tables import Entry
+from mocha_jax.weights import speech
+from mocha_jax.weights.tables import Entry, paths
+from mocha_jax.weights.text import brought
 
 # What neither kind of file has.
 FRESH = (
@@ -29,19 +32,14 @@ _LINEAR = (
     "time_embedding.2",
   ),
   ("modulation", "condition_embedder.time_proj", "time_projection.1"),
-  (
-    "text.encoders.umt5.mlp.up",
-    "condition_embedder.text_embedder.linear_1",
-    "text_embedding.0",
-  ),
-  (
-    "text.encoders.umt5.mlp.down",
-    "condition_embedder.text_embedder.linear_2",
-    "text_embedding.2",
-  ),
   ("blocks.mlp.up", "blocks.{layer}.ffn.net.0.proj", "blocks.{layer}.ffn.0"),
   ("blocks.mlp.down", "blocks.{layer}.ffn.net.2", "blocks.{layer}.ffn.2"),
   ("out", "proj_out", "head.head"),
+)
+# Of a frozen text encoder, what brings its features to D.
+_TEXT = (
+  ("mlp.up", "condition_embedder.text_embedder.linear_1", "text_embedding.0"),
+  ("mlp.down", "condition_embedder.text_embedder.linear_2", "text_embedding.2"),
 )
 _ATTENTION = (
   ("self_attention", "attn1", "self_attn"),
@@ -65,18 +63,32 @@ _TABLES = (
 _PAIRS: Mapping[str, int] = {"r": 2}
 
 
-def diffusers(patch: int) -> tuple[Entry, ...]:
-  """Return the names of `WanTransformer3DModel`."""
-  return _entries(0, patch)
+def diffusers(patch: int, shapes: Mapping[str, Any]) -> list[Entry]:
+  """Return the names of `WanTransformer3DModel`, and of what export adds to it.
+
+  shapes: the tree of parameters, which says what there is. The first of its
+  text encoders, if frozen, is what diffusers has; others are beside it.
+  """
+  encoders = shapes["text"]["encoders"]
+  first = min(encoders)
+  table = [*_entries(0, patch, first), *speech.entries()]
+  for name, encoder in encoders.items():
+    if name != first or "mlp" not in encoder:
+      table += brought(f"text.encoders.{name}", f"text.{name}", encoder)
+  there = paths(shapes)
+  return [entry for entry in table if entry.ours in there]
 
 
 def original(patch: int) -> tuple[Entry, ...]:
   """Return the names of Wan's own files."""
-  return _entries(1, patch)
+  return _entries(1, patch, "umt5")
 
 
-def _entries(kind: int, patch: int) -> tuple[Entry, ...]:
-  """Return the table of one kind of file: 0 diffusers', 1 Wan's own."""
+def _entries(kind: int, patch: int, text: str) -> tuple[Entry, ...]:
+  """Return the table of one kind of file: 0 diffusers', 1 Wan's own.
+
+  text: which encoder the files' is with us.
+  """
   layer_table, out_table = _TABLES[kind]
   entries = [
     Entry(
@@ -90,7 +102,8 @@ def _entries(kind: int, patch: int) -> tuple[Entry, ...]:
     Entry("blocks.modulation.offset", layer_table, "1 (i j) D", "i j D"),
     Entry("out_modulation", out_table, "1 i D", "i D"),
   ]
-  for ours, *theirs in _LINEAR:
+  of_text = ((f"text.encoders.{text}.{ours}", *rest) for ours, *rest in _TEXT)
+  for ours, *theirs in (*_LINEAR, *of_text):
     name = theirs[kind]
     entries += [
       Entry(f"{ours}.kernel", f"{name}.weight", "y x", "x y"),

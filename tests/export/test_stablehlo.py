@@ -8,10 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import tokenizers
 from jax import export
 from ml_collections import ConfigDict
-from tokenizers import models, pre_tokenizers, processors
 
 from mocha_jax import prompts
 from mocha_jax.diffusion.sample import SampleConfig, times
@@ -33,15 +31,8 @@ def quickstart(folder):
 
 def several_texts(folder):
   """The same with ByT5, CLIP with a tokenizer's file, and a causal codec."""
-  made = tokenizers.Tokenizer(
-    models.WordLevel({"</s>": 0, "<unk>": 1, "talks": 2}, unk_token="<unk>")
-  )
-  made.pre_tokenizer = pre_tokenizers.Whitespace()
-  made.post_processor = processors.TemplateProcessing(
-    single="$A </s>", special_tokens=[("</s>", 0)]
-  )
-  made.save(str(folder / "words.json"))
-  clip = dict(tokenizer=str(folder / "words.json"))
+  words = frozen_encoders.write_tokenizer(folder / "words.json", ["talks"])
+  clip = dict(tokenizer=words)
   sections = dict(
     byt5=frozen_encoders.BYT5 | dict(length=96),
     metaclip=frozen_encoders.CLIP | clip,

@@ -1,6 +1,10 @@
+import dataclasses
 import pathlib
+import re
 import subprocess
 import sys
+import typing
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from ml_collections import ConfigDict
 
 from mocha_jax import prompts, run
 from mocha_jax.batch import Condition
@@ -15,8 +20,15 @@ from mocha_jax.export import diffusers_folder
 from mocha_jax.export.pytorch import transformer_movie_gen
 from mocha_jax.kernels.speech_window import api
 from mocha_jax.kernels.speech_window.geometry import Geometry
+from mocha_jax.models.speech import (
+  GlobalSpeechAttention,
+  Position,
+  SpeechConfig,
+)
+from mocha_jax.network import Network
+from mocha_jax.weights import speech as weights_of_speech
 from mocha_jax.weights import tables
-from tests import numerics, small_wan, untrained
+from tests import frozen_encoders, numerics, small_wan, tiny, untrained
 from tests.parity import compare
 
 STEPS = 10
@@ -36,11 +48,65 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS, "wan"])
+def movie_gen_with_all(folder):
+  """Movie Gen with UL2, ByT5, CLIP and wav2vec2; hears without windows."""
+  given: Any = tiny.get_config()
+  folder.mkdir(exist_ok=True)
+  words = re.findall(r"\w+", untrained.PROMPT)[2:]
+  tokenizer = frozen_encoders.write_tokenizer(folder / "words.json", words)
+  texts = (
+    frozen_encoders.UL2 | dict(tokenizer=tokenizer),
+    frozen_encoders.BYT5 | small_wan.LONG,
+    frozen_encoders.CLIP
+    | dict(tokenizer=tokenizer),  # Whose table has fewer rows than 24 tokens.
+  )
+  given.text_encoder, given.model.frozen_text = ConfigDict(), ConfigDict()
+  for of in texts:
+    section = frozen_encoders.with_weights(of, folder / of["name"])
+    given.text_encoder[of["name"]] = ConfigDict(section)
+    given.model.frozen_text[of["name"]] = of["sizes"]["width"]
+  given.speech_encoder = ConfigDict(
+    frozen_encoders.with_weights(
+      frozen_encoders.WAV2VEC2 | dict(interpolate="after"), folder / "wav2vec2"
+    )
+  )
+  given.model.small_text = None
+  given.model.speech.update(features=24, attention="global", position="rope")
+  return untrained.fit_run(folder / "run", given)
+
+
+def wan_with_trained_text(folder):
+  """Wan's backbone with hashed words, that hears with learned positions."""
+  given: Any = tiny.get_config()
+  given.clip.frames, given.codec.causal = 13, True
+  text = dict(vocabulary=512, length=given.text_encoder.length, layers=1)
+  given.model = ConfigDict(
+    small_wan.MODEL
+    | dict(channels=8, max_frames=4, frozen_text={}, small_text=text)
+    | dict(
+      speech=small_wan.MODEL["speech"]
+      | dict(
+        features=given.model.speech.features,
+        attention="global",
+        position="learned",
+      )
+    )
+  )
+  return untrained.fit_run(folder / "run", given)
+
+
+MAKERS = {
+  "movie_gen_with_all": movie_gen_with_all,
+  "wan_with_all": small_wan.make_run,
+  "wan_with_trained_text": wan_with_trained_text,
+}
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, *MAKERS])
 def test_without_jax_the_same_clip_comes_out(variant, tmp_path):
   opened, network, params = (
-    small_wan.make_run(tmp_path)
-    if variant == "wan"
+    MAKERS[variant](tmp_path)
+    if variant in MAKERS
     else untrained.make_run(tmp_path / "run", VARIANTS[variant])
   )
   folder = tmp_path / "exported"
@@ -59,24 +125,14 @@ def test_without_jax_the_same_clip_comes_out(variant, tmp_path):
   text = prompts.format(prompts.parse(untrained.PROMPT))
   conditions = untrained.encode(given, text, speech)
   latents = untrained.sample(given, network, params, noise, conditions, STEPS)
-  np.savez(
-    tmp_path / "given.npz",
+  inputs = dict(
     prompt=untrained.PROMPT,
     speech=str(wav),
     steps=STEPS,
     frames=clip["frames"],
     noise=noise,
   )
-  subprocess.run(
-    [
-      *(sys.executable, PLAYER, folder),
-      *(tmp_path / "given.npz", tmp_path / "made.npz"),
-    ],
-    check=True,
-    cwd=tmp_path,
-    env={"HF_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
-  )
-  made = np.load(tmp_path / "made.npz")
+  made = play(folder, tmp_path, inputs | dict(dtype="float32"))
   assert not made["jax"]
   assert made["folds"] == 1  # Once per clip, not per step.
   numerics.assert_sampled_alike(made["features"], conditions[0].speech[0])
@@ -84,6 +140,25 @@ def test_without_jax_the_same_clip_comes_out(variant, tmp_path):
   frames = codec.decode(made["latents"])
   difference = np.rint(255 * made["frames"]).astype(int) - frames
   assert np.abs(difference).max() <= 1  # Halves may round either way.
+  if variant == "movie_gen_with_all":
+    half = play(folder, tmp_path, inputs | dict(dtype="bfloat16"))
+    error = np.sqrt(np.mean((half["latents"] - latents) ** 2))
+    assert 0 < error < 0.05 * np.sqrt(np.mean(latents**2))
+
+
+def play(folder, place, inputs):
+  """Return what comes out of a folder in a process without JAX."""
+  np.savez(place / "given.npz", **inputs)
+  subprocess.run(
+    [
+      *(sys.executable, PLAYER, folder),
+      *(place / "given.npz", place / "made.npz"),
+    ],
+    check=True,
+    cwd=place,
+    env={"HF_HOME": str(place / "cache"), "OMP_NUM_THREADS": "1"},
+  )
+  return dict(np.load(place / "made.npz"))
 
 
 @pytest.mark.parametrize("order", ["none", "slots", "rope"])
@@ -125,6 +200,55 @@ def test_speech_attention_agrees(order, edge, causal):
   with torch.no_grad():
     got = theirs(to_torch(x).flatten(1, 2), theirs.fold(to_torch(speech)))
   compare.assert_parity(want.reshape(got.shape), got)
+
+
+@pytest.mark.parametrize("position", typing.get_args(Position))
+@pytest.mark.parametrize("causal", [False, True])
+def test_global_speech_attention_agrees(position, causal):
+  D, N, H, tokens = 24, 3, 8, 16 + causal
+  geometry = Geometry(ratio=4, causal=causal, edge="clip", order="none")
+  config = SpeechConfig(
+    **(small_wan.MODEL["speech"] | dict(attention="global", position=position))
+  )
+  network = Network(
+    lambda rngs: GlobalSpeechAttention(
+      config, geometry, dict(D=D, N=N, H=H, S=tokens + 4), rngs=rngs
+    )
+  )
+  params = untrained.randomized(network.init(jax.random.key(0)))
+  rng = np.random.default_rng(2)
+  frames = geometry.frames(tokens)
+  x, speech = (
+    rng.standard_normal((2, count, D)).astype(np.float32)
+    for count in (5 * frames, tokens)
+  )
+  want = network.bind(params)(jnp.asarray(x), jnp.asarray(speech), frames)
+  theirs = transformer_movie_gen.GlobalSpeechAttention(
+    D, N, H, 4, causal, position, tokens + 4
+  )
+  prefix = "blocks.speech_attention."
+  named = [
+    dataclasses.replace(
+      entry,
+      ours=entry.ours.removeprefix(prefix),
+      theirs=entry.theirs.removeprefix("blocks.{layer}.speech_attention."),
+    )
+    for entry in weights_of_speech.entries()
+    if entry.ours.removeprefix(prefix) in tables.paths(params)
+  ]
+  leaves = tables.bind(named, network.shapes, network.letters)
+  stored = untrained.stored(params)
+  theirs.load_state_dict(
+    {
+      name: torch.from_numpy(tensor.read().copy())
+      for path, leaf in leaves.items()
+      for name, tensor in leaf.their_tensors(stored[path])
+    }
+  )
+  with torch.no_grad():
+    heard = theirs.fold(torch.from_numpy(speech))
+    got = theirs(torch.from_numpy(x), heard)
+  compare.assert_parity(want, got)
 
 
 def test_frozen_text_enters_as_ours(tiny_config):

@@ -41,10 +41,23 @@ def one_thread():
   torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="module")
-def ours():
+VARIANTS = {
+  "window": {},
+  "global_two_encoders": dict(
+    speech=MODEL["speech"] | dict(attention="global", position="sinusoidal"),
+    frozen_text=dict(ul2=12, byt5=8),
+  ),
+  "global_trained_text": dict(
+    speech=MODEL["speech"] | dict(attention="global", position="rope"),
+    frozen_text={},
+    small_text=dict(vocabulary=40, length=TEXT_TOKENS, layers=1),
+  ),
+}
+
+
+def make_ours(model):
   """A network, and parameters none of which is where it starts."""
-  config = make_config(MODEL)
+  config = make_config(model)
   network = Network(lambda rngs: make_model(config, rngs=rngs))
   start = jax.device_get(jax.jit(network.init)(jax.random.key(0)))
   rng = np.random.default_rng(7)
@@ -54,10 +67,8 @@ def ours():
   return network, jax.tree.map(drawn, start)
 
 
-@pytest.fixture(scope="module")
-def theirs(ours):
-  network, params = ours
-  backbone = diffusers_folder.make_backbone(MODEL, network.shapes)
+def make_theirs(model, network, params):
+  backbone = diffusers_folder.make_backbone(model, network.shapes)
   flat = tables.paths(params)
   state = {
     name: torch.from_numpy(tensor.read().copy())
@@ -71,18 +82,31 @@ def theirs(ours):
   return made.eval()
 
 
+@pytest.fixture(scope="module")
+def theirs():
+  return make_theirs(MODEL, *make_ours(MODEL))
+
+
 def draw(seed, *shape):
   rng = np.random.default_rng(seed)
   return rng.standard_normal(shape).astype(np.float32)
 
 
-def conditions():
+def conditions(model):
   """Nothing, speech alone, and text with speech: of one clip."""
   speech = draw(1, 1, SPEECH_TOKENS, 6)
-  mask = lambda length: np.arange(TEXT_TOKENS)[None] < length
-  make = lambda speech, seed, length: Condition(
-    speech, {"umt5": draw(seed, 1, TEXT_TOKENS, 20)}, {"umt5": mask(length)}
-  )
+
+  def make(speech, seed, length):
+    text = {
+      name: draw(seed, 1, TEXT_TOKENS, features)
+      for name, features in model["frozen_text"].items()
+    }
+    if model["small_text"] is not None:
+      rng = np.random.default_rng(seed)
+      text["small_text"] = rng.integers(1, 40, (1, TEXT_TOKENS), np.int32)
+    mask = np.arange(TEXT_TOKENS)[None] < length
+    return Condition(speech, text, dict.fromkeys(text, mask))
+
   silence = np.zeros_like(speech)
   return make(silence, 2, 1), make(speech, 2, 1), make(speech, 3, 5)
 
@@ -92,9 +116,12 @@ def encode(theirs, *parts):
   return theirs.encode(joined.speech, joined.text, joined.text_mask)
 
 
-def test_ten_steps_make_the_same_clip(ours, theirs):
-  network, params = ours
-  null, heard, both = conditions()
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_ten_steps_make_the_same_clip(variant):
+  model = MODEL | VARIANTS[variant]
+  network, params = make_ours(model)
+  theirs = make_theirs(model, network, params)
+  null, heard, both = conditions(model)
   noise = draw(4, 1, 5, 4, 6, 4)
   scale = guidance.Guidance(
     speech=SAMPLE.speech_guidance, text=SAMPLE.text_guidance
@@ -134,7 +161,7 @@ def test_without_speech_it_is_wan(theirs):
   extra = wan.load_state_dict(theirs.state_dict(), strict=False)
   assert not extra.missing_keys
   assert all("speech" in name for name in extra.unexpected_keys)
-  (_, _, both) = conditions()
+  (_, _, both) = conditions(MODEL)
   both.text["umt5"][:, 5:] = 0.0
   x, t = torch.from_numpy(draw(5, 1, 4, 5, 4, 6)), torch.tensor([0.3])
   with torch.no_grad():
@@ -149,27 +176,16 @@ def test_without_speech_it_is_wan(theirs):
   compare.assert_parity(got, want)
 
 
-def test_bfloat16_keeps_its_islands(theirs):
-  loaded = transformer_wan.MochaWanTransformer3DModel
-  kept = loaded.islands
-  with torch.no_grad():
-    _, _, both = conditions()
-    x, t = torch.from_numpy(draw(5, 1, 4, 5, 4, 6)), torch.tensor([0.3])
-    want = theirs(x, t, encode(theirs, both)).sample
-    made = loaded.from_config(theirs.config)
-    made.load_state_dict(theirs.state_dict())
-    for name, parameter in made.named_parameters():
-      if not any(part in name.split(".") for part in kept):
-        parameter.data = parameter.data.bfloat16()
-    got = made(x, t, encode(made, both)).sample
-  assert got.dtype == torch.float32
-  assert (got - want).abs().max() < 0.05 * want.abs().max()
-
-
-@pytest.mark.parametrize(
-  "name", ["Folded", "RMSNorm", "SpeechProjector", "SpeechWindowAttention"]
+ALIKE = (
+  *("Folded", "Heard", "RMSNorm", "SpeechProjector", "SpeechWindowAttention"),
+  *("GlobalSpeechAttention", "frequencies", "rotated"),
+  *("make_speech_attention", "keep_islands"),
+  *("Attention", "SwiGLU", "TextBlock", "TrainedText"),
 )
-def test_both_files_hear_alike(name):
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_both_files_hear_and_read_alike(name):
   """Each stands alone, so what they share is written in both."""
   one, other = (
     ast.dump(ast.parse(inspect.getsource(getattr(module, name))))

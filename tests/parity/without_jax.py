@@ -1,13 +1,15 @@
 """Play an exported folder as someone does who has neither us nor JAX.
 
 python without_jax.py FOLDER INPUTS.npz OUTPUTS.npz
+
+Nor accelerate, which diffusers can do without.
 """
 
 import sys
 
 HIDDEN = {
   *("jax", "jaxlib", "flax", "optax", "orbax", "ml_dtypes", "mocha_jax"),
-  *("av", "einops", "grain", "librosa", "ml_collections", "soxr"),
+  *("accelerate", "av", "einops", "grain", "librosa", "ml_collections", "soxr"),
 }
 
 
@@ -33,11 +35,14 @@ def main(folder, inputs, outputs):
 
   torch.set_num_threads(1)  # Others want to compute, too.
   torch.set_grad_enabled(False)
+  given = np.load(inputs)
   pipeline = DiffusionPipeline.from_pretrained(
-    folder, custom_pipeline="pipeline_mocha", trust_remote_code=True
+    folder,
+    custom_pipeline="pipeline_mocha",
+    trust_remote_code=True,
+    torch_dtype=getattr(torch, str(given["dtype"])),
   )
   pipeline.set_progress_bar_config(disable=True)
-  given = np.load(inputs)
   transformer = pipeline.transformer
   folds = []
   for block in transformer.blocks:

@@ -5,6 +5,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import is_accelerate_available
 from torch import nn
 
 
@@ -15,12 +16,19 @@ class LinearCodec(ModelMixin, ConfigMixin):
   is a block of its own, repeated. Pixels are 0..255 inside.
   """
 
+  # Float32, whatever type is asked for: bfloat16 has half a level near white.
+  # diffusers refuses to load what names such parts without accelerate.
+  _keep_in_fp32_modules = (
+    ["encoder", "decoder"] if is_accelerate_available() else None
+  )
+  _supports_param_buffer_assignment = False
+
   @register_to_config
   def __init__(self, time: int, space: int, channels: int, causal: bool):
     super().__init__()
     block = time * space * space * 3
-    self.encoder = nn.Linear(block, channels)
-    self.decoder = nn.Linear(channels, block)
+    self.encoder = nn.Linear(block, channels, dtype=torch.float32)
+    self.decoder = nn.Linear(channels, block, dtype=torch.float32)
 
   def encode(self, frames: torch.Tensor) -> torch.Tensor:
     """Return the latents of frames."""

@@ -34,7 +34,8 @@ class LogMelSpeechEncoder(ModelMixin, ConfigMixin):
     deviation: float,
   ):
     super().__init__()
-    self.register_buffer("filters", torch.zeros(fft // 2 + 1, mels))
+    filters = torch.zeros(fft // 2 + 1, mels, dtype=torch.float32)
+    self.register_buffer("filters", filters)
 
   @property
   def width(self) -> int:

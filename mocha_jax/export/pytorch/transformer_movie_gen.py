@@ -1,4 +1,4 @@
-"""The Movie Gen backbone with speech window attention, in PyTorch.
+"""The Movie Gen backbone that also hears, in PyTorch.
 
 Every layer adds the positions of its tokens, then
 
@@ -9,7 +9,7 @@ Every layer adds the positions of its tokens, then
 
 with shift, scale and gate from the flow time. What depends on the clip alone
 is computed once per clip, by `encode`: text and speech projected to the model's
-width, and for each layer the speech folded into its attention.
+width, and for each layer what its attention needs of the speech.
 
 Letters: B clips, f h w a grid of latents, T = f h w video tokens, L text
 tokens, S speech tokens (video frames), R speech tokens in a window, N heads, H
@@ -44,12 +44,19 @@ class Folded(NamedTuple):
   bias: torch.Tensor
 
 
+class Heard(NamedTuple):
+  """A layer's keys and values of all speech of a clip, [B N S H]."""
+
+  key: torch.Tensor
+  value: torch.Tensor
+
+
 class Encoded(NamedTuple):
   """What `forward` needs of a clip: text [B L D], its mask [B L], speech."""
 
   text: torch.Tensor
   text_mask: torch.Tensor
-  speech: list[Folded]
+  speech: list[Folded] | list[Heard]
 
 
 class RMSNorm(nn.Module):
@@ -131,8 +138,9 @@ class SpeechWindowAttention(nn.Module):
       tokens = tokens + self.slots
     split = (self.heads, self.head)
     key = self.key_norm(self.key(tokens).unflatten(-1, split))
-    if self.order == "rope":
-      key = self.rotate(key)
+    if self.order == "rope":  # By the slot's distance from the middle one.
+      slot = torch.arange(self.slots_wide, device=key.device)
+      key = rotated(key, slot - (self.slots_wide - 1) / 2)
     key = key / math.sqrt(self.head)
     value = self.value(tokens).unflatten(-1, split)
     query, out = self.query.weight, self.out.weight
@@ -160,17 +168,6 @@ class SpeechWindowAttention(nn.Module):
     valid = (index >= 0) & (index < tokens)
     return index.clamp(0, tokens - 1), valid
 
-  def rotate(self, key: torch.Tensor) -> torch.Tensor:
-    """Rotate keys [B f R N H] by their slot's distance from the middle."""
-    half, device = self.head // 2, key.device
-    slot = torch.arange(self.slots_wide, device=device).float()
-    frequency = 10_000.0 ** (-torch.arange(half, device=device) / half)
-    angle = (slot - (self.slots_wide - 1) / 2)[:, None] * frequency
-    cos, sin = angle.cos()[:, None], angle.sin()[:, None]
-    first, second = key.float().chunk(2, dim=-1)
-    turned = (first * cos - second * sin, first * sin + second * cos)
-    return torch.cat(turned, dim=-1).to(key.dtype)
-
   def forward(self, x: torch.Tensor, folded: Folded) -> torch.Tensor:
     """Attend, [B T D] to [B T D]."""
     by_frame = x.reshape(folded.key.shape[0], -1, x.shape[-1])
@@ -178,6 +175,116 @@ class SpeechWindowAttention(nn.Module):
     scores = scores.unflatten(-1, (self.heads, self.slots_wide))
     weight = scores.softmax(-1, dtype=torch.float32).to(x.dtype)
     return torch.bmm(weight.flatten(2), folded.value).reshape(x.shape)
+
+
+class GlobalSpeechAttention(nn.Module):
+  """Attends each video token to all speech tokens of its clip.
+
+    k_j = rot_j norm((s_j + e_j) Wk)          v_j = (s_j + e_j) Wv
+    out = sum_j softmax_j(rot(x Wq)·k_j / sqrt(H)) v_j Wo
+
+  e_j: fixed sinusoids (position "sinusoidal"), a learned vector of each of at
+  most `longest` tokens ("learned"), or none. With position "rope" keys turn by
+  their video frame, x by the middle of its latent's. `fold` makes keys and
+  values once per clip.
+  """
+
+  def __init__(
+    self,
+    width: int,
+    heads: int,
+    head: int,
+    ratio: int,
+    causal: bool,
+    position: str,
+    longest: int,
+  ):
+    super().__init__()
+    self.heads, self.head = heads, head
+    self.ratio, self.causal, self.position = ratio, causal, position
+    self.query = nn.Linear(width, heads * head, bias=False)
+    self.key = nn.Linear(width, heads * head, bias=False)
+    self.value = nn.Linear(width, heads * head, bias=False)
+    self.out = nn.Linear(heads * head, width, bias=False)
+    self.key_norm = RMSNorm(head)
+    self.learned = (
+      nn.Parameter(torch.zeros(longest, width))
+      if position == "learned"
+      else None
+    )
+
+  def fold(self, speech: torch.Tensor) -> Heard:
+    """Make keys and values of projected speech [B S D]."""
+    tokens, width = speech.shape[1:]
+    at = torch.arange(tokens, device=speech.device)
+    if self.position == "sinusoidal":
+      angle = at[:, None] * frequencies(width, speech.device)
+      wave = torch.cat([angle.sin(), angle.cos()], dim=-1)
+      speech = speech + wave.to(speech.dtype)
+    if self.learned is not None:
+      if tokens > len(self.learned):
+        raise ValueError(
+          f"speech of {tokens} video frames: the model has learned positions "
+          f"of {len(self.learned)}"
+        )
+      speech = speech + self.learned[:tokens]
+    split = (self.heads, self.head)
+    key = self.key_norm(self.key(speech).unflatten(-1, split))
+    if self.position == "rope":
+      key = rotated(key, at)
+    value = self.value(speech).unflatten(-1, split)
+    return Heard(key.transpose(1, 2), value.transpose(1, 2))
+
+  def forward(self, x: torch.Tensor, heard: Heard) -> torch.Tensor:
+    """Attend, [B T D] to [B T D]."""
+    query = self.query(x).unflatten(-1, (self.heads, self.head))
+    if self.position == "rope":
+      at = self.middles(heard.key.shape[2], x.device)
+      query = rotated(query, at.repeat_interleave(x.shape[1] // len(at)))
+    mixed = functional.scaled_dot_product_attention(
+      query.transpose(1, 2), heard.key, heard.value
+    )
+    return self.out(mixed.transpose(1, 2).flatten(2))
+
+  def middles(self, tokens: int, device: torch.device) -> torch.Tensor:
+    """Return the middle of each latent frame's video frames, [f]."""
+    frames = (tokens - self.causal) // self.ratio + self.causal
+    last = self.ratio - 1
+    middle = self.ratio * torch.arange(frames, device=device) + last / 2
+    return (middle - last).clamp(min=0) if self.causal else middle
+
+
+def frequencies(width: int, device: torch.device) -> torch.Tensor:
+  """Return the angles per place of half as many pairs as `width`."""
+  half = width // 2
+  return 10_000.0 ** (-torch.arange(half, device=device) / half)
+
+
+def rotated(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+  """Turn the pairs (x[i], x[i + H/2]) of [... P N H] by their places, [P]."""
+  angle = at[:, None] * frequencies(x.shape[-1], x.device)
+  cos, sin = angle.cos()[:, None], angle.sin()[:, None]
+  first, second = x.float().chunk(2, dim=-1)
+  turned = (first * cos - second * sin, first * sin + second * cos)
+  return torch.cat(turned, dim=-1).to(x.dtype)
+
+
+def keep_islands(model: nn.Module) -> None:
+  """Bring the parts that the model calls its islands to float32."""
+  for name, parameter in model.named_parameters():
+    if not set(model.islands).isdisjoint(name.split(".")):
+      parameter.data = parameter.data.float()
+
+
+def make_speech_attention(config, width: int, longest: int) -> nn.Module:
+  """Make what a layer hears by, as the transformer's config says.
+
+  longest: video frames of the longest clip.
+  """
+  given = (width, config.heads, config.head, config.ratio, config.causal)
+  if config.speech_attention == "global":
+    return GlobalSpeechAttention(*given, config.speech_position, longest)
+  return SpeechWindowAttention(*given, config.speech_edge, config.speech_order)
 
 
 class Attention(nn.Module):
@@ -339,7 +446,9 @@ def modulate(
 class Block(nn.Module):
   """One layer."""
 
-  def __init__(self, width: int, ffn: int, heads: int, head: int, windows):
+  def __init__(
+    self, width: int, ffn: int, heads: int, head: int, hear: nn.Module
+  ):
     super().__init__()
     self.modulation = Modulation(width)
     self.self_norm = RMSNorm(width)
@@ -347,7 +456,7 @@ class Block(nn.Module):
     self.text_norm = RMSNorm(width)
     self.text_attention = Attention(width, heads, head)
     self.speech_norm = RMSNorm(width)
-    self.speech_attention = SpeechWindowAttention(width, heads, head, **windows)
+    self.speech_attention = hear
     self.mlp_norm = RMSNorm(width)
     self.mlp = SwiGLU(width, ffn)
 
@@ -357,7 +466,7 @@ class Block(nn.Module):
     shared: torch.Tensor,
     text: torch.Tensor,
     text_mask: torch.Tensor,
-    speech: Folded,
+    speech: Folded | Heard,
   ) -> torch.Tensor:
     """Return an array like x, [B T D]."""
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(shared)
@@ -376,19 +485,21 @@ class MochaMovieGenTransformer3DModel(ModelMixin, ConfigMixin):
   alone. frozen_text: feature width by text encoder; small_text: vocabulary,
   length and layers of the one that is part of this model. speech_*: features
   per video frame, neighbours glued on either side, hidden width of the
-  projector, and the windows of `SpeechWindowAttention`.
+  projector, and which attention, "window" or "global", with what the two need.
   """
 
   _no_split_modules = ["Block"]  # noqa: RUF012
   _repeated_blocks = ["Block"]  # noqa: RUF012
-  # What stays in float32 when a type is asked for. diffusers keeps it with the
-  # help of accelerate, and refuses to load what names it without.
+  # What stays in float32 if another `torch_dtype` is asked for: with accelerate
+  # diffusers sees to it; without, it refuses to load what names such parts, but
+  # copies weights into what `keep_islands` made.
   islands = (
     *("time", "modulation", "positions", "text", "final_modulation", "final"),
     *("skip", "self_norm", "text_norm", "speech_norm", "mlp_norm"),
     *("query_norm", "key_norm", "final_norm"),
   )
   _keep_in_fp32_modules = [*islands] if is_accelerate_available() else None
+  _supports_param_buffer_assignment = False  # Which would lose those types.
 
   @register_to_config
   def __init__(
@@ -408,8 +519,10 @@ class MochaMovieGenTransformer3DModel(ModelMixin, ConfigMixin):
     speech_features: int,
     speech_context: int,
     speech_hidden: int,
+    speech_attention: str,
     speech_edge: str,
     speech_order: str,
+    speech_position: str,
     frozen_text: dict,
     small_text: dict | None,
     noise_skip: bool,
@@ -426,16 +539,17 @@ class MochaMovieGenTransformer3DModel(ModelMixin, ConfigMixin):
     self.speech = SpeechProjector(
       speech_features, speech_context, speech_hidden, width
     )
-    windows = dict(
-      ratio=ratio, causal=causal, edge=speech_edge, order=speech_order
+    hear = lambda: make_speech_attention(
+      self.config, width, self.max_video_frames
     )
     self.blocks = nn.ModuleList(
-      Block(width, ffn, heads, head, windows) for _ in range(layers)
+      Block(width, ffn, heads, head, hear()) for _ in range(layers)
     )
     self.final_norm = RMSNorm(width)
     self.final_modulation = nn.Linear(width, 2 * width)
     self.final = nn.Linear(width, patch**2 * channels)
     self.skip = nn.Linear(width, channels) if noise_skip else None
+    keep_islands(self)
 
   @property
   def max_video_frames(self) -> int:

@@ -1,12 +1,12 @@
-"""The Wan2.1 backbone with speech window attention, in PyTorch.
+"""The Wan2.1 backbone that also hears, in PyTorch.
 
 Diffusers' own layers, and after the text attention of each
 
   x += speech_attention(norm(x), speech)
 
 What depends on the clip alone is computed once per clip, by `encode`: text
-projected to the model's width, and for each layer the speech folded into its
-attention. The other parts have the names of `WanTransformer3DModel`.
+brought to the model's width, and for each layer what its attention needs of the
+speech. The other parts have the names of `WanTransformer3DModel`.
 
 Letters: B clips, f h w a grid of latents, T video tokens, L text tokens, S
 speech tokens (video frames), R speech tokens in a window, N heads, H head
@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from diffusers import WanTransformer3DModel
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.embeddings import PixArtAlphaTextProjection
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from diffusers.utils import is_accelerate_available
@@ -41,11 +42,22 @@ class Folded(NamedTuple):
   bias: torch.Tensor
 
 
+class Heard(NamedTuple):
+  """A layer's keys and values of all speech of a clip, [B N S H]."""
+
+  key: torch.Tensor
+  value: torch.Tensor
+
+
 class Encoded(NamedTuple):
-  """What `forward` needs of a clip: text [B L D], and speech layer by layer."""
+  """What `forward` needs of a clip: text [B L D], and speech layer by layer.
+
+  text_mask: [B 1 1 L], or None if padding is attended to as well.
+  """
 
   text: torch.Tensor
-  speech: list[Folded]
+  text_mask: torch.Tensor | None
+  speech: list[Folded] | list[Heard]
 
 
 class RMSNorm(nn.Module):
@@ -127,8 +139,9 @@ class SpeechWindowAttention(nn.Module):
       tokens = tokens + self.slots
     split = (self.heads, self.head)
     key = self.key_norm(self.key(tokens).unflatten(-1, split))
-    if self.order == "rope":
-      key = self.rotate(key)
+    if self.order == "rope":  # By the slot's distance from the middle one.
+      slot = torch.arange(self.slots_wide, device=key.device)
+      key = rotated(key, slot - (self.slots_wide - 1) / 2)
     key = key / math.sqrt(self.head)
     value = self.value(tokens).unflatten(-1, split)
     query, out = self.query.weight, self.out.weight
@@ -156,17 +169,6 @@ class SpeechWindowAttention(nn.Module):
     valid = (index >= 0) & (index < tokens)
     return index.clamp(0, tokens - 1), valid
 
-  def rotate(self, key: torch.Tensor) -> torch.Tensor:
-    """Rotate keys [B f R N H] by their slot's distance from the middle."""
-    half, device = self.head // 2, key.device
-    slot = torch.arange(self.slots_wide, device=device).float()
-    frequency = 10_000.0 ** (-torch.arange(half, device=device) / half)
-    angle = (slot - (self.slots_wide - 1) / 2)[:, None] * frequency
-    cos, sin = angle.cos()[:, None], angle.sin()[:, None]
-    first, second = key.float().chunk(2, dim=-1)
-    turned = (first * cos - second * sin, first * sin + second * cos)
-    return torch.cat(turned, dim=-1).to(key.dtype)
-
   def forward(self, x: torch.Tensor, folded: Folded) -> torch.Tensor:
     """Attend, [B T D] to [B T D]."""
     by_frame = x.reshape(folded.key.shape[0], -1, x.shape[-1])
@@ -176,21 +178,228 @@ class SpeechWindowAttention(nn.Module):
     return torch.bmm(weight.flatten(2), folded.value).reshape(x.shape)
 
 
+class GlobalSpeechAttention(nn.Module):
+  """Attends each video token to all speech tokens of its clip.
+
+    k_j = rot_j norm((s_j + e_j) Wk)          v_j = (s_j + e_j) Wv
+    out = sum_j softmax_j(rot(x Wq)·k_j / sqrt(H)) v_j Wo
+
+  e_j: fixed sinusoids (position "sinusoidal"), a learned vector of each of at
+  most `longest` tokens ("learned"), or none. With position "rope" keys turn by
+  their video frame, x by the middle of its latent's. `fold` makes keys and
+  values once per clip.
+  """
+
+  def __init__(
+    self,
+    width: int,
+    heads: int,
+    head: int,
+    ratio: int,
+    causal: bool,
+    position: str,
+    longest: int,
+  ):
+    super().__init__()
+    self.heads, self.head = heads, head
+    self.ratio, self.causal, self.position = ratio, causal, position
+    self.query = nn.Linear(width, heads * head, bias=False)
+    self.key = nn.Linear(width, heads * head, bias=False)
+    self.value = nn.Linear(width, heads * head, bias=False)
+    self.out = nn.Linear(heads * head, width, bias=False)
+    self.key_norm = RMSNorm(head)
+    self.learned = (
+      nn.Parameter(torch.zeros(longest, width))
+      if position == "learned"
+      else None
+    )
+
+  def fold(self, speech: torch.Tensor) -> Heard:
+    """Make keys and values of projected speech [B S D]."""
+    tokens, width = speech.shape[1:]
+    at = torch.arange(tokens, device=speech.device)
+    if self.position == "sinusoidal":
+      angle = at[:, None] * frequencies(width, speech.device)
+      wave = torch.cat([angle.sin(), angle.cos()], dim=-1)
+      speech = speech + wave.to(speech.dtype)
+    if self.learned is not None:
+      if tokens > len(self.learned):
+        raise ValueError(
+          f"speech of {tokens} video frames: the model has learned positions "
+          f"of {len(self.learned)}"
+        )
+      speech = speech + self.learned[:tokens]
+    split = (self.heads, self.head)
+    key = self.key_norm(self.key(speech).unflatten(-1, split))
+    if self.position == "rope":
+      key = rotated(key, at)
+    value = self.value(speech).unflatten(-1, split)
+    return Heard(key.transpose(1, 2), value.transpose(1, 2))
+
+  def forward(self, x: torch.Tensor, heard: Heard) -> torch.Tensor:
+    """Attend, [B T D] to [B T D]."""
+    query = self.query(x).unflatten(-1, (self.heads, self.head))
+    if self.position == "rope":
+      at = self.middles(heard.key.shape[2], x.device)
+      query = rotated(query, at.repeat_interleave(x.shape[1] // len(at)))
+    mixed = functional.scaled_dot_product_attention(
+      query.transpose(1, 2), heard.key, heard.value
+    )
+    return self.out(mixed.transpose(1, 2).flatten(2))
+
+  def middles(self, tokens: int, device: torch.device) -> torch.Tensor:
+    """Return the middle of each latent frame's video frames, [f]."""
+    frames = (tokens - self.causal) // self.ratio + self.causal
+    last = self.ratio - 1
+    middle = self.ratio * torch.arange(frames, device=device) + last / 2
+    return (middle - last).clamp(min=0) if self.causal else middle
+
+
+def frequencies(width: int, device: torch.device) -> torch.Tensor:
+  """Return the angles per place of half as many pairs as `width`."""
+  half = width // 2
+  return 10_000.0 ** (-torch.arange(half, device=device) / half)
+
+
+def rotated(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+  """Turn the pairs (x[i], x[i + H/2]) of [... P N H] by their places, [P]."""
+  angle = at[:, None] * frequencies(x.shape[-1], x.device)
+  cos, sin = angle.cos()[:, None], angle.sin()[:, None]
+  first, second = x.float().chunk(2, dim=-1)
+  turned = (first * cos - second * sin, first * sin + second * cos)
+  return torch.cat(turned, dim=-1).to(x.dtype)
+
+
+def keep_islands(model: nn.Module) -> None:
+  """Bring the parts that the model calls its islands to float32."""
+  for name, parameter in model.named_parameters():
+    if not set(model.islands).isdisjoint(name.split(".")):
+      parameter.data = parameter.data.float()
+
+
+def make_speech_attention(config, width: int, longest: int) -> nn.Module:
+  """Make what a layer hears by, as the transformer's config says.
+
+  longest: video frames of the longest clip.
+  """
+  given = (width, config.heads, config.head, config.ratio, config.causal)
+  if config.speech_attention == "global":
+    return GlobalSpeechAttention(*given, config.speech_position, longest)
+  return SpeechWindowAttention(*given, config.speech_edge, config.speech_order)
+
+
+class Attention(nn.Module):
+  """Multi-head attention of x to context (to itself without one)."""
+
+  def __init__(self, width: int, heads: int, head: int):
+    super().__init__()
+    self.heads, self.head = heads, head
+    self.query = nn.Linear(width, heads * head, bias=False)
+    self.key = nn.Linear(width, heads * head, bias=False)
+    self.value = nn.Linear(width, heads * head, bias=False)
+    self.out = nn.Linear(heads * head, width, bias=False)
+    self.query_norm = RMSNorm(head)
+    self.key_norm = RMSNorm(head)
+
+  def forward(
+    self,
+    x: torch.Tensor,
+    context: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+  ) -> torch.Tensor:
+    """Attend, [B T D] to [B T D]; mask [B S] is True on what is there."""
+    context = x if context is None else context
+    split = lambda y: y.unflatten(-1, (self.heads, self.head))
+    query = self.query_norm(split(self.query(x)))
+    key = self.key_norm(split(self.key(context)))
+    value = split(self.value(context))
+    mixed = functional.scaled_dot_product_attention(
+      *(y.transpose(1, 2) for y in (query, key, value)),
+      attn_mask=None if mask is None else mask[:, None, None],
+    )
+    return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class SwiGLU(nn.Module):
+  """(silu(x Wg) * x Wu) Wd."""
+
+  def __init__(self, width: int, hidden: int):
+    super().__init__()
+    self.gate = nn.Linear(width, hidden, bias=False)
+    self.up = nn.Linear(width, hidden, bias=False)
+    self.down = nn.Linear(hidden, width, bias=False)
+
+  def forward(self, x: torch.Tensor) -> torch.Tensor:
+    """Return an array like x."""
+    return self.down(functional.silu(self.gate(x)) * self.up(x))
+
+
+class TextBlock(nn.Module):
+  """A pre-norm transformer block over text tokens."""
+
+  def __init__(self, width: int, heads: int):
+    super().__init__()
+    self.attention_norm = RMSNorm(width)
+    self.attention = Attention(width, heads, width // heads)
+    self.mlp_norm = RMSNorm(width)
+    self.mlp = SwiGLU(width, 2 * width)
+
+  def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return an array like x, [B L D]."""
+    x = x + self.attention(self.attention_norm(x), mask=mask)
+    return x + self.mlp(self.mlp_norm(x))
+
+
+class TrainedText(nn.Module):
+  """Embeds hashed words and pairs of neighbours, then mixes them."""
+
+  PAIR = 1_000_003
+
+  def __init__(
+    self, vocabulary: int, length: int, layers: int, width: int, heads: int
+  ):
+    super().__init__()
+    self.word = nn.Parameter(torch.zeros(vocabulary, width))
+    self.pair = nn.Parameter(torch.zeros(vocabulary, width))
+    self.position = nn.Parameter(torch.zeros(length, width))
+    self.blocks = nn.ModuleList(TextBlock(width, heads) for _ in range(layers))
+    self.norm = nn.LayerNorm(width, eps=EPSILON)
+
+  def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Embed ids [B L] as [B L D]."""
+    before = functional.pad(ids.long(), (1, 0))[:, :-1]
+    pair = (before * self.PAIR + ids) % 2**32 % len(self.pair)
+    x = self.word[ids] + self.pair[pair] + self.position[: ids.shape[1]]
+    for block in self.blocks:
+      x = block(x, mask)
+    return self.norm(x)
+
+
+class FrozenText(PixArtAlphaTextProjection):
+  """Brings another encoder's features to D; those of padding are zero."""
+
+  def forward(self, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Project [B L E] to [B L D]."""
+    features = features.to(self.linear_1.weight.dtype)
+    return super().forward(features * mask[:, :, None])
+
+
 class Block(WanTransformerBlock):
   """A layer of Wan's that also hears."""
 
-  def __init__(self, width: int, ffn: int, heads: int, head: int, windows):
+  def __init__(self, width: int, ffn: int, heads: int, hear: nn.Module):
     super().__init__(width, ffn, heads, cross_attn_norm=True, eps=EPSILON)
     self.speech_norm = RMSNorm(width)
-    self.speech_attention = SpeechWindowAttention(width, heads, head, **windows)
+    self.speech_attention = hear
 
   def forward(
     self,
     x: torch.Tensor,
     text: torch.Tensor,
+    text_mask: torch.Tensor | None,
     shared: torch.Tensor,
     turn: tuple[torch.Tensor, torch.Tensor],
-    speech: Folded,
+    speech: Folded | Heard,
   ) -> torch.Tensor:
     """Return an array like x, [B T D]; turn: the rotations of RoPE."""
     dtype = x.dtype
@@ -198,7 +407,8 @@ class Block(WanTransformerBlock):
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = table
     y = (self.norm1(x.float()) * (1 + scale) + shift).to(dtype)
     x = (x.float() + self.attn1(y, None, None, turn) * gate).to(dtype)
-    x = x + self.attn2(self.norm2(x.float()).to(dtype), text, None, None)
+    y = self.norm2(x.float()).to(dtype)
+    x = x + self.attn2(y, text, text_mask, None)
     x = x + self.speech_attention(self.speech_norm(x), speech)
     y = (self.norm3(x.float()) * (1 + mlp_scale) + mlp_shift).to(dtype)
     return (x.float() + self.ffn(y).float() * mlp_gate).to(dtype)
@@ -210,21 +420,26 @@ class MochaWanTransformer3DModel(WanTransformer3DModel):
   Wan itself predicts eps - x1 from the level of noise 1 - t in thousandths.
 
   ratio, causal: video frames per latent frame, and whether the first stands
-  alone; max_frames: latent frames of the longest clip. text_*: name and
-  feature width of the text encoder. speech_*: features per video frame,
-  neighbours glued on either side, hidden width of the projector, and the
-  windows of `SpeechWindowAttention`.
+  alone; max_frames: latent frames of the longest clip. frozen_text: feature
+  width by text encoder, the first of which, by the alphabet, has the place of
+  Wan's own; small_text: vocabulary, length and layers of the one that is part
+  of this model. speech_*: features per video frame, neighbours glued on either
+  side, hidden width of the projector, and which attention, "window" or
+  "global", with what the two need.
   """
 
   _no_split_modules = ["Block"]  # noqa: RUF012
   _repeated_blocks = ["Block"]  # noqa: RUF012
-  # What stays in float32 when a type is asked for. diffusers keeps it with the
-  # help of accelerate, and refuses to load what names it without.
+  # What stays in float32 if another `torch_dtype` is asked for: with accelerate
+  # diffusers sees to it; without, it refuses to load what names such parts, but
+  # copies weights into what `keep_islands` made.
   islands = (
     *("rope", "time_embedder", "time_proj", "scale_shift_table", "proj_out"),
     *("norm1", "norm2", "norm3", "speech_norm", "key_norm"),
+    *("text_embedder", "text"),
   )
   _keep_in_fp32_modules = [*islands] if is_accelerate_available() else None
+  _supports_param_buffer_assignment = False  # Which would lose those types.
 
   @register_to_config
   def __init__(
@@ -238,35 +453,46 @@ class MochaWanTransformer3DModel(WanTransformer3DModel):
     ratio: int,
     causal: bool,
     max_frames: int,
-    text_name: str,
-    text_features: int,
+    frozen_text: dict,
+    small_text: dict | None,
     speech_features: int,
     speech_context: int,
     speech_hidden: int,
+    speech_attention: str,
     speech_edge: str,
     speech_order: str,
+    speech_position: str,
   ):
+    first, *others = sorted(frozen_text) or [None]
     super().__init__(
       patch_size=(1, patch, patch),
       num_attention_heads=heads,
       attention_head_dim=head,
       in_channels=channels,
       out_channels=channels,
-      text_dim=text_features,
+      text_dim=frozen_text.get(first, 1),
       ffn_dim=ffn,
       num_layers=0,
       eps=EPSILON,
     )
     width = heads * head
+    text = {name: FrozenText(frozen_text[name], width) for name in others}
+    if small_text is not None:
+      text["small_text"] = TrainedText(**small_text, width=width, heads=heads)
+    self.text = nn.ModuleDict(text)
+    self.condition_embedder.text_embedder = (
+      None if first is None else FrozenText(frozen_text[first], width)
+    )
     self.speech = SpeechProjector(
       speech_features, speech_context, speech_hidden, width
     )
-    windows = dict(
-      ratio=ratio, causal=causal, edge=speech_edge, order=speech_order
+    hear = lambda: make_speech_attention(
+      self.config, width, self.max_video_frames
     )
     self.blocks = nn.ModuleList(
-      Block(width, ffn, heads, head, windows) for _ in range(layers)
+      Block(width, ffn, heads, hear()) for _ in range(layers)
     )
+    keep_islands(self)
 
   @property
   def max_video_frames(self) -> int:
@@ -283,17 +509,22 @@ class MochaWanTransformer3DModel(WanTransformer3DModel):
     """Do once per clip what does not depend on the noised latents.
 
     speech: one vector per video frame, [B S E], zeros where there is none.
-    text, text_mask: features [B L E] and their mask [B L], by encoder. All L
-    tokens are attended to, those of padding as features of zero.
+    text, text_mask: by encoder, ids [B L] or features [B L E], and a mask. All
+    L tokens of features are attended to, those of padding as features of zero.
     """
+    parts = {**self.text}
+    for first in sorted(self.config.frozen_text)[:1]:
+      parts[first] = self.condition_embedder.text_embedder
+    names = sorted(parts)
+    if names != sorted(text):
+      raise ValueError(f"text of {sorted(text)}, but the model reads {names}")
     dtype = self.patch_embedding.weight.dtype
-    name = self.config.text_name
-    if [*text] != [name]:
-      raise ValueError(f"text of {sorted(text)}, but the model reads {name}")
-    features = text[name].to(dtype) * text_mask[name][:, :, None]
+    tokens = [parts[name](text[name], text_mask[name]) for name in names]
+    mask = torch.cat([text_mask[name] for name in names], dim=1)
     projected = self.speech(speech.to(dtype))
     return Encoded(
-      self.condition_embedder.text_embedder(features),
+      torch.cat(tokens, dim=1).to(dtype),
+      mask[:, None, None] if "small_text" in parts else None,
       [block.speech_attention.fold(projected) for block in self.blocks],
     )
 
@@ -318,7 +549,7 @@ class MochaWanTransformer3DModel(WanTransformer3DModel):
     time = embedder.time_embedder(noise)
     shared = embedder.time_proj(functional.silu(time)).unflatten(1, (6, -1))
     for block, speech in zip(self.blocks, encoded.speech, strict=True):
-      x = block(x, encoded.text, shared, turn, speech)
+      x = block(x, encoded.text, encoded.text_mask, shared, turn, speech)
     shift, scale = (self.scale_shift_table + time[:, None]).chunk(2, dim=1)
     x = self.proj_out(self.norm_out(x.float()) * (1 + scale) + shift)
     out = x.unflatten(1, (frames, rows, columns))
