@@ -1,31 +1,41 @@
-"""What a sampling step costs here: ours, the exported PyTorch, Wan without us.
+"""What steps and clips cost here: ours, the exported PyTorch, Wan without us.
 
   python -m mocha_jax.export.bench --size wan_1_3b
-  python -m mocha_jax.export.bench --size toy --programs jax torch
+  python -m mocha_jax.export.bench --size toy --programs jax torch --compile off
 
-Programs, all with random weights and one velocity a step, not guided:
+Programs, all with random weights. A sampling step of one velocity, not guided:
 
   jax          our backbone, as the sampler runs it
   jax_silent   the same without its speech attention
-  torch        the exported transformer, speech folded once; compiled
-  torch_wan    diffusers' own WanTransformer3DModel, without speech; compiled
+  torch        the exported transformer, speech folded once
+  torch_wan    diffusers' own WanTransformer3DModel, without speech
 
-wan_1_3b is Wan2.1 1.3B in bfloat16 at 33 latents of 480 x 832 pixels; toy is as
-small as it runs. What is printed: seconds per step, medians of several.
+and decoding a whole clip:
+
+  vae          our Wan VAE, a latent frame at a time, to bytes on the device
+  torch_vae    diffusers' own AutoencoderKLWan, the same way, to floats
+
+wan_1_3b is Wan2.1 1.3B in bfloat16 at 33 latents of 480 x 832 pixels, which are
+129 frames; toy is as small as it runs. What is printed: seconds, medians of
+several calls, and how long the first took, which compiles. Unless --compile is
+off, torch.compile makes what PyTorch runs, on CPUs by a C++ compiler.
 """
 # pyright: reportMissingImports=false
 
 import argparse
 import dataclasses
+import pathlib
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from mocha_jax.batch import Condition
+from mocha_jax.codecs import wan_vae
 from mocha_jax.export import diffusers_folder
 from mocha_jax.models import make_config, make_model
 from mocha_jax.models.backbone import project
@@ -37,7 +47,7 @@ _TEXT = 512  # Tokens.
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-  """A backbone, and latents [f h w] of a clip."""
+  """A backbone, the base width of a VAE, and latents [f h w] of a clip."""
 
   layers: int
   ffn: int
@@ -45,6 +55,7 @@ class Size:
   head: int
   features: int
   text: int
+  vae: int
   latents: tuple[int, int, int]
   dtype: str
 
@@ -89,9 +100,11 @@ class Size:
 
 SIZES = {
   "wan_1_3b": Size(
-    *(30, 8960, 12, 128, 9216, 4096), latents=(33, 60, 104), dtype="bfloat16"
+    *(30, 8960, 12, 128, 9216, 4096, 96),
+    latents=(33, 60, 104),
+    dtype="bfloat16",
   ),
-  "toy": Size(*(2, 128, 4, 32, 24, 16), latents=(3, 4, 6), dtype="float32"),
+  "toy": Size(*(2, 128, 4, 32, 24, 16, 8), latents=(3, 4, 6), dtype="float32"),
 }
 
 
@@ -102,26 +115,46 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument(
     "--programs", nargs="+", choices=PROGRAMS, default=[*PROGRAMS]
   )
+  parser.add_argument("--compile", choices=["on", "off"], default="on")
   asked = parser.parse_args(argv)
   for name in asked.programs:
-    step, where = PROGRAMS[name](SIZES[asked.size])
-    print(f"{asked.size:10} {name:10} {_seconds(step):10.4f} s/step  {where}")
+    program = PROGRAMS[name]
+    call, where = program.make(SIZES[asked.size], asked.compile == "on")
+    first, median = _seconds(call)
+    print(
+      f"{asked.size:10} {name:10} {median:10.4f} s/{program.what}  {where}; "
+      f"first call {first:.1f} s",
+      flush=True,
+    )
 
 
-def _seconds(step: Callable[[], Any]) -> float:
-  """Return the median time of a step that waits for its end."""
-  step()  # Compiles.
+def _seconds(call: Callable[[], Any]) -> tuple[float, float]:
+  """Return the time of a first call that waits for its end, and of others."""
   taken = []
-  for _ in range(_REPEATS):
+  for _ in range(1 + _REPEATS):
     start = time.perf_counter()
-    step()
+    call()
     taken.append(time.perf_counter() - start)
-  return statistics.median(taken)
+  return taken[0], statistics.median(taken[1:])
 
 
-def _jax(size: Size, *, speech: bool = True):
+def _network(size: Size) -> Network:
   config = make_config(size.model)
-  network = Network(lambda rngs: make_model(config, rngs=rngs))
+  return Network(lambda rngs: make_model(config, rngs=rngs))
+
+
+def _jax(size: Size, compiled: bool):
+  del compiled  # XLA does in any case.
+  return _jax_step(size, speech=True)
+
+
+def _jax_silent(size: Size, compiled: bool):
+  del compiled
+  return _jax_step(size, speech=False)
+
+
+def _jax_step(size: Size, *, speech: bool):
+  network = _network(size)
   params = jax.jit(network.init)(jax.random.key(0))
   shape = (1, *size.latents, 16)
   condition = Condition(
@@ -141,41 +174,66 @@ def _jax(size: Size, *, speech: bool = True):
     return x + 0.02 * model.velocity(x, jnp.full(1, 0.5), projected)
 
   x = jnp.zeros(shape)
-  device = jax.devices()[0].device_kind
-  return lambda: step(params, x).block_until_ready(), device
+  return lambda: step(params, x).block_until_ready(), _jax_device()
 
 
-class _Silence:
+def _vae(size: Size, compiled: bool):
+  del compiled
+  config = wan_vae.WanVAEConfig(
+    name="wan_vae",
+    weights="",
+    width=size.vae,
+    time=4,
+    space=8,
+    channels=16,
+    causal=True,
+    dtype=cast(Any, size.dtype),
+    chunk=1,
+    tile=0,
+  )
+  network = wan_vae.WanVAE(config, pathlib.Path()).network
+  matrices = lambda x: x.astype(size.dtype) if x.ndim > 1 else x
+  params = jax.jit(lambda key: jax.tree.map(matrices, network.init(key)))(
+    jax.random.key(0)
+  )
+  decode = jax.jit(wan_vae.decoder(network, config.cuts))
+  x = jnp.zeros((1, *size.latents, 16))
+  return lambda: decode(params, x).block_until_ready(), _jax_device()
+
+
+def _jax_device() -> str:
+  return f"{jax.devices()[0].device_kind}, compiled by XLA"
+
+
+class _Silence(nnx.Module):
   """Stands where speech attention was, and says nothing."""
 
   def __call__(self, x, speech, frames):
     return jnp.zeros_like(x)
 
 
-def _torch(size: Size):
+def _torch(size: Size, compiled: bool):
   import torch
 
   from mocha_jax.export.pytorch import transformer_wan
 
-  backbone = diffusers_folder.make_backbone(size.model, {})
+  backbone = diffusers_folder.make_backbone(size.model, _network(size).shapes)
   made = transformer_wan.MochaWanTransformer3DModel(**backbone.config)
   device, dtype = _torch_device(size)
-  for name, parameter in made.named_parameters():
-    if not any(part in name.split(".") for part in made.islands):
-      parameter.data = parameter.data.to(dtype)
-  made = made.to(device).eval()
+  made = _cast(made, dtype, made.islands).to(device).eval()
   with torch.no_grad():
     encoded = made.encode(
       torch.ones(1, size.video_frames, size.features, device=device),
       {"umt5": torch.ones(1, _TEXT, size.text, device=device)},
       {"umt5": torch.ones(1, _TEXT, dtype=torch.bool, device=device)},
     )
-  run = torch.compile(made)
+  run = torch.compile(made) if compiled else made
   x, t = _torch_inputs(size, device)
-  return _stepping(x, lambda: run(x, t, encoded, return_dict=False)[0])
+  step = lambda: x + 0.02 * run(x, t, encoded, return_dict=False)[0]
+  return _waiting(step), _torch_says(x, compiled)
 
 
-def _torch_wan(size: Size):
+def _torch_wan(size: Size, compiled: bool):
   import diffusers
   import torch
 
@@ -187,12 +245,37 @@ def _torch_wan(size: Size):
     ffn_dim=size.ffn,
     num_layers=size.layers,
   )
-  made = made.to(device, dtype).eval()
+  kept = made._keep_in_fp32_modules or ()
+  made = _cast(made, dtype, kept).to(device).eval()
   text = torch.ones(1, _TEXT, size.text, device=device, dtype=dtype)
-  run = torch.compile(made)
+  run = torch.compile(made) if compiled else made
   x, t = _torch_inputs(size, device)
-  call = lambda: run(x.to(dtype), 1000 * t, text, return_dict=False)[0]
-  return _stepping(x, call)
+  step = lambda: (
+    x + 0.02 * run(x.to(dtype), 1000 * t, text, return_dict=False)[0]
+  )
+  return _waiting(step), _torch_says(x, compiled)
+
+
+def _torch_vae(size: Size, compiled: bool):
+  import diffusers
+  import torch
+
+  device, dtype = _torch_device(size)
+  made: Any = diffusers.AutoencoderKLWan(base_dim=size.vae, z_dim=16)
+  made = made.to(device, dtype).eval()
+  if compiled:  # It goes through a clip by calling this.
+    made.decoder = torch.compile(made.decoder)
+  x = _torch_inputs(size, device)[0].to(dtype)
+  decode = lambda: made.decode(x, return_dict=False)[0]
+  return _waiting(decode), _torch_says(x, compiled)
+
+
+def _cast(made: Any, dtype: Any, kept: Collection[str]) -> Any:
+  """Bring parameters to a type as loading does, but for what is kept."""
+  for name, parameter in made.named_parameters():
+    if not any(part in name.split(".") for part in kept):
+      parameter.data = parameter.data.to(dtype)
+  return made
 
 
 def _torch_device(size: Size):
@@ -209,26 +292,45 @@ def _torch_inputs(size: Size, device: str):
   return x, torch.full((1,), 0.5, device=device)
 
 
-def _stepping(x: Any, velocity: Callable[[], Any]):
-  """Return a step that waits for its end, and what it runs on."""
+def _torch_says(x: Any, compiled: bool) -> str:
   import torch
 
-  def step():
+  device = torch.cuda.get_device_name() if x.is_cuda else "cpu"
+  return f"{device}, {'compiled' if compiled else 'not compiled'}"
+
+
+def _waiting(call: Callable[[], Any]) -> Callable[[], Any]:
+  """Return a call that waits for its end."""
+  import torch
+
+  def waits():
     with torch.no_grad():
-      out = x + 0.02 * velocity()
-    if x.is_cuda:
+      out = call()
+    if out.is_cuda:
       torch.cuda.synchronize()
     return out
 
-  name = torch.cuda.get_device_name() if x.is_cuda else "cpu"
-  return step, name
+  return waits
 
 
-PROGRAMS: dict[str, Callable[[Size], Any]] = {
-  "jax": _jax,
-  "jax_silent": lambda size: _jax(size, speech=False),
-  "torch": _torch,
-  "torch_wan": _torch_wan,
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """make(size, compiled) returns a call and what it runs on.
+
+  what: is done by a call.
+  """
+
+  make: Callable[[Size, bool], tuple[Callable[[], Any], str]]
+  what: str
+
+
+PROGRAMS = {
+  "jax": Program(_jax, "step"),
+  "jax_silent": Program(_jax_silent, "step"),
+  "torch": Program(_torch, "step"),
+  "torch_wan": Program(_torch_wan, "step"),
+  "vae": Program(_vae, "clip"),
+  "torch_vae": Program(_torch_vae, "clip"),
 }
 
 
