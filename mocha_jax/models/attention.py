@@ -165,13 +165,22 @@ def _splash(
 def _cudnn(
   query: Array, key: Array, value: Array, mask: Array | None = None
 ) -> Array:
+  tokens = query.shape[1]
   if mask is not None:
+    # With a mask, its backward pass takes even numbers of tokens alone.
+    query, key, value, mask = map(_even, (query, key, value, mask))
     mask = jnp.broadcast_to(
       mask[:, None, None, :], (mask.shape[0], 1, query.shape[1], mask.shape[1])
     )
-  return jax.nn.dot_product_attention(
+  out = jax.nn.dot_product_attention(
     query, key, value, mask=mask, implementation="cudnn"
   )
+  return out[:, :tokens]
+
+
+def _even(x: Array) -> Array:
+  """Add a token of zeros, or one that is not there, to an odd number."""
+  return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2)) + ((0, 0),) * (x.ndim - 2))
 
 
 def _cudnn_takes(query: Array) -> bool:

@@ -14,9 +14,9 @@ mocha_30b at 65,536 tokens, whose layer reads and writes tokens of D numbers,
   text       3D  text attention's parts   6.3 %
   speech     D   speech attention's output  0.3 %
 
-"attention" comes with the softmax's normaliser, so that the backward pass does
-not attend again. "dots" keeps them all and "offload" all, all but the first on
-the host.
+With splash and cuDNN "attention" comes with the softmax's normaliser, so that
+the backward pass does not attend again; XLA's form computes its scores again.
+"dots" keeps them all and "offload" all, all but the first on the host.
 """
 
 import difflib
@@ -78,16 +78,14 @@ def _policy(remat: str) -> Callable[..., Any]:
   names = _split(remat)
   here = {name for name in names if not name.startswith(HOST)}
   there = {name.removeprefix(HOST) for name in names} - here
-  if there:
-    return policies.save_and_offload_only_these_names(
-      names_which_can_be_saved=sorted(here),
-      names_which_can_be_offloaded=sorted(there),
-      offload_src="device",
-      offload_dst="pinned_host",
-    )
-  by_name = policies.save_only_these_names(*sorted(here))
+  by_name = policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=sorted(here),
+    names_which_can_be_offloaded=sorted(there),
+    offload_src="device",
+    offload_dst="pinned_host",
+  )
   if ATTENTION not in here:
     return by_name
-  return policies.save_from_both_policies(
-    by_name, lambda primitive, *_, **__: primitive.name == _CUDNN
+  return lambda primitive, *given, **params: (
+    primitive.name == _CUDNN or by_name(primitive, *given, **params)
   )

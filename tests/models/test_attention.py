@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from mocha_jax import sharding
 from mocha_jax.models.attention import attend
-from tests import numerics
+from tests import cudnn, numerics
 
 VIDEO, TEXT = ("T", "T"), ("T", "L")
 
@@ -121,6 +121,48 @@ def test_asked_for_implementation_is_refused_on_other_meshes(
     pytest.raises(NotImplementedError, match=f"{implementation}.*{home}.*cpu"),
   ):
     attend(*given, implementation=implementation, tokens=VIDEO, name="a")
+
+
+def cudnn_call(monkeypatch):
+  """cuDNN's entry, computed by XLA; returns the shapes it was called with."""
+  seen = []
+  by_xla = jax.nn.dot_product_attention
+
+  def called(query, key, value, *, mask, implementation):
+    assert implementation == "cudnn"
+    seen.append((query.shape[1], key.shape[1]))
+    return by_xla(query, key, value, mask=mask)
+
+  monkeypatch.setattr(jax.nn, "dot_product_attention", called)
+  return seen
+
+
+@pytest.mark.parametrize(("tokens", "keys"), [(15, 7), (16, 7), (15, 8)])
+def test_cudnn_gets_even_numbers_of_tokens_with_a_mask(
+  tokens, keys, monkeypatch
+):
+  given = arrays(2, tokens, keys)
+  mask = jnp.arange(keys)[None] < jnp.array([[keys], [3], [1], [2]])
+  run = functools.partial(attend, tokens=TEXT, name="a")
+  want = run(*given, mask, implementation="xla")
+  seen = cudnn_call(monkeypatch)
+  out = run(*given, mask, implementation="cudnn")
+  assert seen == [(-(-tokens // 2) * 2, -(-keys // 2) * 2)]
+  numerics.assert_close(out, want, jnp.float32, keys)
+
+
+def test_training_traces_cudnn_at_odd_sizes():
+  given = [x.astype(jnp.bfloat16) for x in arrays(2, 15, 7)]
+  mask = jnp.ones((4, 7), bool)
+
+  def loss(*args):
+    out = attend(*args, mask, implementation="cudnn", tokens=TEXT, name="a")
+    return jnp.sum(out)
+
+  with cudnn.traced_anywhere():
+    assert "dot_product_attention_bwd" in str(
+      jax.make_jaxpr(jax.grad(loss))(*given)
+    )
 
 
 def test_asked_for_kernel_never_falls_back_without_a_mesh():

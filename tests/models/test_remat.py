@@ -13,7 +13,7 @@ from jax.interpreters import partial_eval
 from mocha_jax.models import remat
 from mocha_jax.models.movie_gen import MovieGen
 from mocha_jax.network import Network
-from tests import numerics
+from tests import cudnn, numerics
 from tests.models.test_movie_gen import inputs
 from tests.small_model import CONFIG
 
@@ -62,6 +62,20 @@ def forward_kernels(policy: str) -> int:
 )
 def test_attention_that_is_kept_does_not_run_again(policy, times):
   assert forward_kernels(policy) == times
+
+
+@pytest.mark.parametrize(
+  ("policy", "times"),
+  # Video's and text's go by one name.
+  {"full": 4, "attention": 2, "attention+host:down": 2, "offload": 2}.items(),
+)
+def test_attention_of_cudnn_that_is_kept_does_not_run_again(policy, times):
+  with cudnn.traced_anywhere():
+    found = equations(
+      program(attention="cudnn", dtype="bfloat16", remat=policy)
+    )
+    names = [e.primitive.name for e in found]
+  assert names.count("dot_product_attention_fwd_wrapper") == times
 
 
 @pytest.mark.parametrize(
