@@ -54,6 +54,12 @@ def write(
     NotImplementedError: the run has a part that PyTorch is not told of.
   """
   given = opened.config.to_dict()
+  texts = make_text_encoders(given["text_encoder"])
+  if len(texts) > _MOST_TEXTS:
+    raise NotImplementedError(
+      f"config.text_encoder has {len(texts)} encoders: the pipeline in PyTorch "
+      f"takes at most {_MOST_TEXTS}"
+    )
   codec = opened.codec()
   parts = {
     "transformer": _transformer(opened, parameters, folder, shard_bytes),
@@ -65,12 +71,6 @@ def write(
       shard_bytes,
     ),
   }
-  texts = make_text_encoders(given["text_encoder"])
-  if len(texts) > _MOST_TEXTS:
-    raise NotImplementedError(
-      f"config.text_encoder has {len(texts)} encoders: the pipeline in PyTorch "
-      f"takes at most {_MOST_TEXTS}"
-    )
   for i, encoder in enumerate(texts.values()):
     parts |= components.text_encoder(encoder, folder, i, shard_bytes)
   clip, sample = given["clip"], given["sample"]

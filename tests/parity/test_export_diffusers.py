@@ -146,6 +146,16 @@ def test_without_jax_the_same_clip_comes_out(variant, tmp_path):
     assert 0 < error < 0.05 * np.sqrt(np.mean(latents**2))
 
 
+def test_more_text_encoders_than_the_pipeline_takes_are_refused(tmp_path):
+  opened, _, params = untrained.make_run(tmp_path / "run", {})
+  text = opened.config.text_encoder
+  opened.config.text_encoder = ConfigDict({str(i): text for i in range(4)})
+  folder = tmp_path / "exported"
+  with pytest.raises(NotImplementedError, match=r"has 4 encoders.*at most 3"):
+    diffusers_folder.write(opened, untrained.stored(params), folder)
+  assert not folder.exists()
+
+
 def play(folder, place, inputs):
   """Return what comes out of a folder in a process without JAX."""
   np.savez(place / "given.npz", **inputs)
