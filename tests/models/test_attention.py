@@ -141,12 +141,14 @@ def cudnn_call(monkeypatch):
 def test_cudnn_gets_even_numbers_of_tokens_with_a_mask(
   tokens, keys, monkeypatch
 ):
-  given = arrays(2, tokens, keys)
+  query, key, value = arrays(2, tokens, keys)
   mask = jnp.arange(keys)[None] < jnp.array([[keys], [3], [1], [2]])
-  run = functools.partial(attend, tokens=TEXT, name="a")
-  want = run(*given, mask, implementation="xla")
+  run = functools.partial(
+    attend, query, key, value, mask, tokens=TEXT, name="a"
+  )
+  want = run(implementation="xla")
   seen = cudnn_call(monkeypatch)
-  out = run(*given, mask, implementation="cudnn")
+  out = run(implementation="cudnn")
   assert seen == [(-(-tokens // 2) * 2, -(-keys // 2) * 2)]
   numerics.assert_close(out, want, jnp.float32, keys)
 
@@ -155,14 +157,19 @@ def test_training_traces_cudnn_at_odd_sizes():
   given = [x.astype(jnp.bfloat16) for x in arrays(2, 15, 7)]
   mask = jnp.ones((4, 7), bool)
 
-  def loss(*args):
-    out = attend(*args, mask, implementation="cudnn", tokens=TEXT, name="a")
-    return jnp.sum(out)
+  def loss(query, key, value):
+    return jnp.sum(
+      attend(
+        *(query, key, value, mask),
+        implementation="cudnn",
+        tokens=TEXT,
+        name="a",
+      )
+    )
 
   with cudnn.traced_anywhere():
-    assert "dot_product_attention_bwd" in str(
-      jax.make_jaxpr(jax.grad(loss))(*given)
-    )
+    program = str(jax.make_jaxpr(jax.grad(loss))(*given))
+  assert "dot_product_attention_bwd" in program
 
 
 def test_asked_for_kernel_never_falls_back_without_a_mesh():
