@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from data_pipelines import captions as tables
 from data_pipelines import real_clips, records
@@ -27,13 +26,6 @@ Path = str | os.PathLike[str]
 Refusals = Mapping[str, Mapping[str, str]]  # reason -> name -> what was found
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mpg", ".mpeg")
-# Two threads of this process. (Beam's DirectRunner would first look for
-# another runner on the network.)
-LOCAL = (
-  "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
-  "--direct_num_workers=2",
-  "--direct_running_mode=multi_threading",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +37,12 @@ class IngestConfig(real_clips.ReadConfig):
       the place of the clips' own sound. Such files are also looked for beside
       the clips.
     text_only: Take every clip without its sound, as kind text_only.
-    beam_flags: Flags of Apache Beam.
+    beam_flags: Of Apache Beam, see `records.beam_options`.
   """
 
   speech: Path | None = None
   text_only: bool = False
-  beam_flags: Sequence[str] = LOCAL
+  beam_flags: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +205,9 @@ def _stage_all(clips, clip, options, stage) -> None:
   config = real_clips.ReadConfig(
     options.align, options.windows, options.silence
   )
-  with beam.Pipeline(options=_options(options)) as pipeline:
+  with beam.Pipeline(
+    options=records.beam_options(options.beam_flags)
+  ) as pipeline:
     _ = (
       pipeline
       | beam.Create(list(enumerate(clips)))
@@ -273,10 +267,6 @@ def _write(directory, staged, clip, options) -> None:
     metadata={"source": "ingest", "clip": dataclasses.asdict(clip)},
     beam_flags=options.beam_flags,
   )
-
-
-def _options(options: IngestConfig) -> PipelineOptions:
-  return PipelineOptions(list(options.beam_flags))
 
 
 def _save(summary: Summary, path: pathlib.Path) -> None:

@@ -130,7 +130,7 @@ def write(
   about = {"kind": kind, "metadata": dict(metadata)}
   config = tfds.download.DownloadConfig(num_shards=shards)
   if not all(isinstance(records, Iterable) for records in splits.values()):
-    config = config.replace(beam_options=_beam_options(beam_flags))
+    config = config.replace(beam_options=beam_options(beam_flags))
   with _quiet():
     builder = _Clips(
       splits, features, about, data_dir=directory, file_format="array_record"
@@ -290,10 +290,20 @@ def _tensor(shape, dtype, encoding: str = "bytes") -> tfds.features.Tensor:
   return tfds.features.Tensor(shape=shape, dtype=dtype, encoding=encoding)
 
 
-def _beam_options(flags: Sequence[str]):
+# Two threads of this process. (Beam's DirectRunner would first look for
+# another runner on the network, and leave folders behind.)
+_LOCAL = (
+  "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
+  "--direct_num_workers=2",
+  "--direct_running_mode=multi_threading",
+)
+
+
+def beam_options(flags: Sequence[str]):
+  """Return Beam's options; without a --runner, of one in this process."""
   from apache_beam.options.pipeline_options import PipelineOptions
 
-  return PipelineOptions(list(flags))
+  return PipelineOptions([*_LOCAL, *flags])
 
 
 def _folder(directory: str | os.PathLike[str]) -> pathlib.Path:
