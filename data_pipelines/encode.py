@@ -64,11 +64,11 @@ def encode(
     return encoded
 
   encoders.check_files([speech_encoder, *text_encoders.values()])
-  encoded.mkdir(parents=True, exist_ok=True)
-  records.remove(encoded)
   # The products of one clip are small: more threads only wait for each other.
   with threadpool_limits(1):
     codec = codecs.fit(codec_config, _training_clips(raw, counts, clip))
+    encoded.mkdir(parents=True, exist_ok=True)
+    records.remove(encoded)
     codec.save(encoded / CODEC)
     _save_null_text(encoded / NULL_TEXT, text_encoders)
     encoders_of = {

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import numpy as np
+import pytest
 
 from data_pipelines import encode, records
 from experiments import _codecs
@@ -59,6 +60,8 @@ def test_clips_are_encoded_trained_on_and_sampled_without_the_weights_file(
   config = make_config(tmp_path, weights)
   encoded = encode.encode(config)
   weights.unlink()
+  with pytest.raises(ValueError, match=r"vae\.safetensors"):
+    encode.encode(config, overwrite=True)
   (record,) = records.read(encoded, "test")
   codec = encode.load_codec(encoded)
   latents = codec.encode(clips[2]["frames"])
