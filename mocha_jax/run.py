@@ -110,7 +110,11 @@ def _create(
   if (folder / "checkpoints").is_dir():
     _check_same(open_run(folder), config, codec)
   folder.mkdir(parents=True, exist_ok=True)
-  shutil.copyfile(codec, folder / "codec.npz")
+  own = folder / "codec.npz"
+  if not own.is_file() or not filecmp.cmp(own, codec, shallow=False):
+    partial = folder / "codec.npz.partial"
+    shutil.copyfile(codec, partial)
+    partial.rename(own)
   partial = folder / "config.json.partial"
   text = experiments.to_json(config)
   partial.write_text(text)

@@ -115,6 +115,6 @@ def load(path: str | os.PathLike[str]) -> Codec:
   try:
     with np.load(path, allow_pickle=False) as file:
       name = json.loads(str(file["config"]))["name"]
-  except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+  except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
     raise ValueError(f"{path} is no codec: {error}") from error
   return (wan_vae if name == "wan_vae" else linear).load(path)

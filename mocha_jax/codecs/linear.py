@@ -160,7 +160,7 @@ def load(path: str | os.PathLike[str]) -> LinearCodec:
       config = json.loads(str(file["config"]))
       mean, basis = file["mean"], file["basis"]
       scale = float(file["scale"])
-  except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+  except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
     raise ValueError(f"{path} is no linear codec: {error}") from error
   return LinearCodec(
     config_lib.section(CodecConfig, config, "codec"), mean, basis, scale

@@ -100,14 +100,18 @@ class WanVAE(OnGrid):
     return frames.reshape(*latents.shape[:-4], *frames.shape[1:])
 
   def save(self, path: str | os.PathLike[str]) -> None:
-    """Write one .npz file, config and weights, under its name at the end."""
+    """Write one .npz file, config and weights, under its name at the end.
+
+    Where the weights came from is left out: the same ones make the same file.
+    """
     path = pathlib.Path(path)
+    config = dataclasses.replace(self.config, weights="")
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
       np.savez(
         file,
         allow_pickle=False,
-        config=np.array(json.dumps(dataclasses.asdict(self.config))),
+        config=np.array(json.dumps(dataclasses.asdict(config))),
         **{_PARAMS + name: x for name, x in _flat(self.params).items()},
       )
     part.replace(path)
@@ -223,7 +227,7 @@ def _opened(path: pathlib.Path) -> Any:
     raise ValueError(f"no codec file {path}")
   try:
     return np.load(path, allow_pickle=False)
-  except (OSError, ValueError, zipfile.BadZipFile) as error:
+  except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
     raise ValueError(f"{path} is no codec: {error}") from error
 
 

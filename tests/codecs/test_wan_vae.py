@@ -130,6 +130,18 @@ def test_codec_gives_latents_and_frames_of_one_clip_and_of_many(weights):
   assert (shown.shape, shown.dtype) == (frames.shape, np.uint8)
 
 
+def test_same_weights_make_the_same_file_wherever_they_lie(tmp_path, params):
+  made = []
+  for place in ("a", "b"):
+    (tmp_path / place).mkdir()
+    file = tmp_path / place / "vae.safetensors"
+    wan_vae_files.write(file, params, "diffusers")
+    codec = codecs.fit(wan_vae_files.make_config(file), [])
+    codec.save(tmp_path / place / "codec.npz")
+    made.append((tmp_path / place / "codec.npz").read_bytes())
+  assert made[0] == made[1]
+
+
 def test_saved_codec_is_the_same_without_the_weights_file(tmp_path, params):
   weights = wan_vae_files.write(tmp_path / "a.safetensors", params, "released")
   codec = codecs.fit(wan_vae_files.make_config(weights), [])
