@@ -15,6 +15,7 @@ _ENVIRONMENT = {
   "TPU_WORKER_HOSTNAMES": "localhost",
   "TPU_ACCELERATOR_TYPE": "v5p-8",
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
+  "TPU_LOG_DIR": "disabled",
 }
 
 # One bundle of the final schedule: `0x26 LB: > { ... }`, > per loop around it.

@@ -197,6 +197,17 @@ def test_a_folder_appears_when_it_is_whole(tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("there", [".", "/"])
+def test_a_folder_with_something_in_it_is_refused(tmp_path, monkeypatch, there):
+  (tmp_path / "mine").touch()
+  monkeypatch.chdir(tmp_path)
+  with (
+    pytest.raises(ValueError, match="is there already"),
+    folders.appearing_whole(pathlib.Path(there)),
+  ):
+    pass
+
+
 def test_nothing_stays_of_what_fails(tmp_path):
   with (
     pytest.raises(KeyboardInterrupt),

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from mocha_jax import tpu_compiler
+from mocha_jax import sigterm, tpu_compiler
 from mocha_jax.compilation import pods, report, tables, topology
 from mocha_jax.compilation.report import Report
 
@@ -43,7 +43,10 @@ def compile_one(
   found = _pod(name, pod, slices, config)
   config.update_from_flattened_dict({"mesh.slice": found.slices})
   tpu_compiler.prepare_environment()
-  with tempfile.TemporaryDirectory(prefix="mocha_compile_") as folder:
+  with (
+    sigterm.raised(),
+    tempfile.TemporaryDirectory(prefix="mocha_compile_") as folder,
+  ):
     schedules = pathlib.Path(folder)
     tpu_compiler.dump_to(schedules)
     # Only now, so that JAX and libtpu start as they must.
@@ -67,10 +70,16 @@ def compare(
   pod: str | None,
   slices: int | None,
 ) -> None:
-  """Compile configs and print them side by side."""
+  """Compile configs and print them side by side.
+
+  Raises:
+    ValueError: one cannot be compiled; the others are printed first.
+  """
   more = [*changes, *_for(pod, slices)]
-  made = _compile_all([(name, more) for name in names])
+  made, failed = _compile_all([(name, more) for name in names])
   Console().print(tables.compare(made))
+  if failed:
+    raise ValueError("; ".join(failed))
 
 
 def search(
@@ -87,7 +96,7 @@ def search(
   tries: how many to compile.
 
   Raises:
-    ValueError: nothing divides or fits.
+    ValueError: nothing divides, fits or can be compiled.
   """
   found = _pod(name, pod, slices, config)
   tpu_compiler.prepare_environment()
@@ -97,11 +106,15 @@ def search(
   sizes, devices = compiler.sizes(config, found)
   chosen = candidates(sizes, found, devices)[:tries]
   more = [*changes, *_for(pod, slices)]
-  made = _compile_all(
+  made, failed = _compile_all(
     [(name, [*more, *c.overrides(found.slices)]) for c in chosen]
   )
   made.sort(key=lambda r: (not r.fits, -(r.predicted_mfu or 0.0)))
   Console().print(tables.compare(made))
+  for line in failed:
+    print(f"not compiled: {line}", file=sys.stderr)
+  if not any(one.fits for one in made):
+    raise ValueError(f"none of {len(chosen)} meshes and policies fits {found}")
   print("the best:\n  " + " ".join(_flags(made[0])))
 
 
@@ -109,16 +122,18 @@ def compile_registered() -> None:
   """Compile every experiment that is made for a pod.
 
   Raises:
-    ValueError: one does not fit.
+    ValueError: one does not fit, or cannot be compiled.
   """
-  made = _compile_all([(name, ()) for name in pods.PODS])
+  made, failed = _compile_all([(name, ()) for name in pods.PODS])
   console = Console()
   for one in made:
     console.print(tables.show(one))
   console.print(tables.compare(made))
-  failed = [f"{r.config} on {r.topology}" for r in made if not r.fits]
+  failed += [
+    f"{r.config}: does not fit {r.topology}" for r in made if not r.fits
+  ]
   if failed:
-    raise ValueError(f"does not fit: {', '.join(failed)}")
+    raise ValueError("; ".join(failed))
 
 
 def _pod(
@@ -152,8 +167,8 @@ def _flags(one: Report) -> list[str]:
   ]
 
 
-def _compile_all(jobs: Sequence[Job]) -> list[Report]:
-  """Compile each job in a process of its own."""
+def _compile_all(jobs: Sequence[Job]) -> tuple[list[Report], list[str]]:
+  """Compile each job in a process of its own; return also why some failed."""
   console = Console(stderr=True)
   with (
     tempfile.TemporaryDirectory(prefix="mocha_reports_") as folder,
@@ -161,10 +176,15 @@ def _compile_all(jobs: Sequence[Job]) -> list[Report]:
     console.status(f"compiling {len(jobs)} programs, {_AT_ONCE} at a time"),
   ):
     files = [pathlib.Path(folder, f"{i}.json") for i in range(len(jobs))]
-    return list(pool.map(_compile_apart, jobs, files))
+    done = list(pool.map(_compile_apart, jobs, files))
+  return (
+    [one for one in done if isinstance(one, Report)],
+    [one for one in done if isinstance(one, str)],
+  )
 
 
-def _compile_apart(job: Job, file: pathlib.Path) -> Report:
+def _compile_apart(job: Job, file: pathlib.Path) -> Report | str:
+  """Return the report, or one line on why there is none."""
   name, more = job
   asked = ["compile", "--config", name, *more, "--json", str(file)]
   done = subprocess.run(
@@ -176,5 +196,5 @@ def _compile_apart(job: Job, file: pathlib.Path) -> Report:
   )
   if done.returncode:
     said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-    raise ValueError(f"{name}: {said[-1]}")
+    return f"{' '.join((name, *more))}: {said[-1]}"
   return report.from_json(file.read_text(encoding="utf-8"))

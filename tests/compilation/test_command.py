@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 
 import pytest
 
@@ -13,8 +14,10 @@ TINY = str(command.TINY)
 
 
 @pytest.fixture
-def refused(capsys, monkeypatch):
+def refused(capsys, monkeypatch, tmp_path):
   """Run the verb, which must fail; return the one line that it says."""
+  # libtpu is told once where to write what it compiles, in this process.
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
   for key in ("LIBTPU_INIT_ARGS", "JAX_PLATFORMS"):
     monkeypatch.setenv(key, os.environ.get(key, ""))
 
@@ -36,6 +39,10 @@ def refused(capsys, monkeypatch):
     (("--topology", "v5p-8"), "one of the arguments --config --compare --all"),
     (("--all", "--topology", "v5p-8"), "--all compiles experiments as they"),
     (("--all", "--json", "x.json"), "--json and --search go with --config"),
+    (
+      ("--config", TINY, "--search", "--json", "x.json"),
+      "--json goes with one program",
+    ),
     (("--config", TINY, "--search", "0"), "0 must be a number, at least 1"),
   ],
 )
