@@ -186,6 +186,10 @@ def check_clip(
     raise ValueError(
       f"{height} x {width} latents: must be multiples of patch={config.patch}"
     )
+  if frames > config.max_frames:
+    raise ValueError(
+      f"{frames} latent frames: the model allows max_frames={config.max_frames}"
+    )
   expected = config.geometry.frames(video_frames)
   if frames != expected:
     raise ValueError(

@@ -99,6 +99,13 @@ def test_speech_is_heard():
   assert float(jnp.abs(one - other).max()) > 1e-3
 
 
+def test_longer_clips_than_the_model_allows_are_refused():
+  config = dataclasses.replace(CONFIG, max_frames=2)
+  network, params = make(config)
+  with pytest.raises(ValueError, match=r"3 latent frames.* max_frames=2"):
+    run(network, params, inputs())
+
+
 def test_features_of_padding_count_as_zero():
   network, params = make()
   x_t, t, condition = inputs()
