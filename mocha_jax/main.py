@@ -18,7 +18,12 @@ if TYPE_CHECKING:
   from ml_collections import ConfigDict
 
 # Which extra brings a package that not every install has.
-_EXTRAS = {"apache_beam": "data", "espeakng_loader": "toy", "PIL": "toy"}
+_EXTRAS = {
+  "apache_beam": "data",
+  "espeakng_loader": "toy",
+  "PIL": "toy",
+  "torch": "torch",
+}
 _EXPECTED = (ValueError, NotImplementedError, OSError, ImportError)
 _OURS = ("mocha_jax", "data_pipelines", "experiments")
 
@@ -60,7 +65,7 @@ def _line(error: BaseException) -> str | None:
   The user's is what our own code raises; ours is what another library, or the
   interpreter, raises on what we gave it.
   """
-  if isinstance(error, KeyboardInterrupt):
+  if isinstance(error, KeyboardInterrupt | SystemExit):
     return "stopped"
   if not isinstance(error, _EXPECTED):
     return None
@@ -145,6 +150,8 @@ def _train(asked: Namespace, config: "ConfigDict") -> None:
   from mocha_jax import train
   from mocha_jax.launch import processes
 
+  if asked.run is None and asked.config.endswith(".json"):
+    raise flags.UsageError(f"--config {asked.config} has no name: give --run")
   folder = asked.run or Path("runs", Path(asked.config).stem)
   processes.join(asked.coordinator, asked.processes, asked.process)
   with processes.ending_together("mocha train", _line):
@@ -196,6 +203,8 @@ def _compile(asked: Namespace, changes: Sequence[str]) -> None:
     return
   config = overrides.apply(configs.load(asked.config), changes)
   if asked.search:
+    if asked.json:
+      raise flags.UsageError("--json goes with one program, not with --search")
     command.search(config, asked.config, changes, tries=asked.search, **pod)
   else:
     command.compile_one(config, asked.config, json=asked.json, **pod)

@@ -120,6 +120,12 @@ def test_bad_request_gets_one_line_that_says_what_is_wrong(
   assert refused(*arguments).startswith(message)
 
 
+def test_training_by_the_config_of_a_run_asks_for_a_folder(refused, tmp_path):
+  file = tmp_path / "config.json"
+  file.write_text(configs.to_json(configs.load(TINY)))
+  assert "has no name: give --run" in refused("train", "--config", file)
+
+
 def sample(run, *more: object) -> list[object]:
   return ["sample", "--run", run, "--out", "x.mp4", *more]
 

@@ -146,9 +146,12 @@ def _union(files: Sequence[pathlib.Path]) -> dict[str, Stored]:
 def _open_index(path: pathlib.Path) -> dict[str, Stored]:
   try:
     where = json.loads(path.read_text())["weight_map"]
-  except (ValueError, KeyError, TypeError) as error:
+    names = sorted({*where.values()})
+    if any(pathlib.PurePath(name).name != name for name in names):
+      raise ValueError(f"weight_map names {names}, not files beside it")
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise ValueError(f"{path} is no index of safetensors: {error}") from error
-  found = _union([path.parent / name for name in sorted({*where.values()})])
+  found = _union([path.parent / name for name in names])
   for name in where.keys() ^ found.keys():
     raise ValueError(f"{path} and the files that it names differ in {name}")
   return found

@@ -96,6 +96,12 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, wrapped):
   index.write_text(json.dumps({"weight_map": {"z": "x.safetensors"}}))
   with pytest.raises(ValueError, match="differ in"):
     files.open_tensors(tmp_path)
-  index.write_text("{}")
-  with pytest.raises(ValueError, match="no index"):
-    files.open_tensors(tmp_path)
+  for content in (
+    {},
+    {"weight_map": []},
+    {"weight_map": {"a": 5}},
+    {"weight_map": {"a": "../x.safetensors"}},
+  ):
+    index.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="no index"):
+      files.open_tensors(tmp_path)
