@@ -30,6 +30,11 @@ from mocha_jax.models.lora import Adapters, LoraConfig
 
 Implementation = Literal["xla", "splash", "cudnn"]
 
+# XLA's form holds the scores of all heads, 4 bytes each. Beyond so many of a
+# head, 268 MB, it computes them for so many queries at a time: 12 heads of
+# 32,760 tokens have 52 GB of scores, and 512 rows of them 0.8 GB.
+_SCORES, _ROWS = 2**26, 512
+
 
 def attend(
   query: Float[Array, "B T N H"],
@@ -142,8 +147,27 @@ def _xla(
 ) -> Array:
   if mask is not None:
     mask = mask[:, None, None, :]
-  out = jax.nn.dot_product_attention(query, key, value, mask=mask)
-  return checkpoint_name(out, name)
+  run = lambda query: jax.nn.dot_product_attention(query, key, value, mask=mask)
+  if query.shape[1] * key.shape[1] > _SCORES:
+    run = functools.partial(by_rows, run, rows=_ROWS)
+  return checkpoint_name(run(query), name)
+
+
+def by_rows(
+  run: Callable[[Array], Array], query: Float[Array, "B T N H"], *, rows: int
+) -> Float[Array, "B T N H"]:
+  """Return run(query), of at most `rows` tokens at a time, one after another.
+
+  For the backward pass it keeps queries and computes the rest again.
+  """
+  batch, tokens, heads, width = query.shape
+  blocks = -(-tokens // rows)
+  rows = -(-tokens // blocks)
+  padding = [(0, 0), (0, blocks * rows - tokens), (0, 0), (0, 0)]
+  parts = jnp.pad(query, padding).reshape(batch, blocks, rows, heads, width)
+  out = jax.lax.map(jax.checkpoint(run), jnp.moveaxis(parts, 1, 0))
+  out = jnp.moveaxis(out, 0, 1).reshape(batch, blocks * rows, heads, -1)
+  return out[:, :tokens]
 
 
 def _splash(
