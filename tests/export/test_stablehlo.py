@@ -11,12 +11,14 @@ import pytest
 from jax import export
 from ml_collections import ConfigDict
 
-from mocha_jax import prompts
+from mocha_jax import prompts, tpu_compiler
+from mocha_jax.compilation import topology
 from mocha_jax.diffusion.sample import SampleConfig, times
 from mocha_jax.encoders import make_text_encoders
 from mocha_jax.export import stablehlo
 from mocha_jax.generation import Generator
 from mocha_jax.sections import section
+from mocha_jax.weights import files
 from tests import frozen_encoders, numerics, small_wan, tiny, untrained
 
 PLAYER = pathlib.Path(__file__).parent / "run_stablehlo.py"
@@ -152,6 +154,39 @@ def test_programs_are_for_all_platforms_and_hold_no_kernel(made):
 
 # Of the sizes of what a program is given.
 ASSERTIONS = ("shape_assertion",)
+
+
+@pytest.fixture
+def chip():
+  """A TPU that is not here, for which the compiler compiles."""
+  pytest.importorskip("libtpu", reason="the compiler for TPUs: mocha_jax[tpu]")
+  tpu_compiler.prepare_environment()
+  # Programs for machines that are not here cannot be read back.
+  jax.config.update("jax_enable_compilation_cache", False)
+  yield topology.devices(topology.parse("v5e-4", 1))[0]
+  jax.config.update("jax_enable_compilation_cache", True)
+
+
+@pytest.mark.slow
+def test_programs_compile_for_a_tpu(made, chip):
+  *_, folder, _ = made
+  manifest = json.loads((folder / "manifest.json").read_text())
+  held = files.open_tensors(folder / "parameters.safetensors")
+  where = jax.sharding.SingleDeviceSharding(chip)
+
+  def shaped(shape, dtype):
+    sizes = [2 if size == "B" else size for size in shape]
+    return jax.ShapeDtypeStruct(sizes, dtype, sharding=where)
+
+  for name, described in manifest["programs"].items():
+    data = bytearray((folder / f"{name}.jax").read_bytes())
+    given = (
+      {
+        k: shaped(held[k].shape, held[k].dtype) for k in described["parameters"]
+      },
+      {x["name"]: shaped(x["shape"], x["dtype"]) for x in described["inputs"]},
+    )
+    jax.jit(export.deserialize(data).call).lower(*given).compile()
 
 
 def test_manifest_accounts_for_every_parameter_and_shape(made):

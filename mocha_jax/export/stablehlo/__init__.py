@@ -14,11 +14,14 @@
 
 `jax.export.deserialize` opens a program; it takes two dicts by name, first its
 parameters, then its inputs, the number of clips B being free. An output bears
-the name of the input that takes it. NAME.stablehlo is the same without JAX's
-account of it: first the index of the platform in the manifest, then parameters
-and inputs in its order. Euler's steps from noise x at t = 0 are
-x += (t' - t) denoise(...). Null inputs are those of the empty prompt, and zeros
-for features of speech.
+the name of the input that takes it; `denoise` takes those of `project` twice,
+as they are and with null_ before them: of the empty prompt, and of zeros for
+features of speech. Euler's steps from noise x at t = 0 are
+x += (t' - t) denoise(...).
+
+NAME.stablehlo is the same without JAX's account of it: first the index of the
+platform in the manifest, then parameters and inputs in its order; what compiles
+it must be told B first (StableHLO's refinement of shapes).
 
 Attention is in XLA's own form on every platform: a kernel for one of them, such
 as Pallas's, would have to be in the programs of all.
