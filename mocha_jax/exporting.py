@@ -11,10 +11,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mocha_jax import config as configs
-from mocha_jax import folders, run
+from mocha_jax import encoders, folders, run
 from mocha_jax.export import diffusers_folder, stablehlo
 from mocha_jax.models import make_config
 from mocha_jax.models.lora import LoraConfig, merge_kernel
+from mocha_jax.network import paths
 from mocha_jax.training import stream
 from mocha_jax.training.checkpoint import open_newest
 from mocha_jax.weights import files, tables
@@ -58,8 +59,8 @@ def open_source(
   part = "params" if raw or "ema" not in checkpointer.parts else "ema"
   checkpointer.close()
   parameters: dict[str, Stored] = {
-    **stream.read(where, "params", tables.paths(network.shapes)),
-    **stream.read(where, part, tables.paths(network.trained(network.shapes))),
+    **stream.read(where, "params", paths(network.shapes)),
+    **stream.read(where, part, paths(network.trained(network.shapes))),
   }
   adapters = make_config(opened.config.to_dict()["model"]).lora
   if adapters.rank and not apart:
@@ -83,7 +84,7 @@ def _merged(
 ) -> dict[str, Stored]:
   """Return the parameters of the run, adapters added to what they adapt."""
   merged = {}
-  for path in tables.paths(run.make_network(opened.config).shapes):
+  for path in paths(run.make_network(opened.config).shapes):
     module, _, name = path.rpartition(".")
     down, up = (f"{module}.lora.{name}.{x}" for x in ("down", "up"))
     merged[path] = (
@@ -132,7 +133,8 @@ def export(
   """Write a folder, which appears when it is whole.
 
   Raises:
-    ValueError: it is there already.
+    ValueError: it is there already, or what an encoder needs is not where the
+      run says.
   """
   with folders.appearing_whole(folder) as partial:
     _FORMATS[kind](source, partial, shard_bytes)
@@ -168,13 +170,26 @@ def _safetensors(
     shutil.copyfile(codec, folder / codec.name)
 
 
+def _check_encoders(source: Source) -> None:
+  """Find out what is wrong with files of encoders before they are copied."""
+  given = source.opened.config.to_dict()
+  encoders.check_files(
+    [
+      encoders.make_speech_encoder(given["speech_encoder"]),
+      *encoders.make_text_encoders(given["text_encoder"]).values(),
+    ]
+  )
+
+
 def _diffusers(source: Source, folder: pathlib.Path, shard_bytes: int) -> None:
+  _check_encoders(source)
   diffusers_folder.write(
     source.opened, source.parameters, folder, shard_bytes=shard_bytes
   )
 
 
 def _stablehlo(source: Source, folder: pathlib.Path, shard_bytes: int) -> None:
+  _check_encoders(source)
   stablehlo.write(
     source.opened, source.parameters, folder, shard_bytes=shard_bytes
   )

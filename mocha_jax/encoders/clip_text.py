@@ -46,7 +46,7 @@ class ClipTextSizes:
 
 @dataclasses.dataclass(frozen=True)
 class ClipTextConfig:
-  """Section `text_encoder`: see `frozen.TextFiles` for the other keys."""
+  """Section `text_encoder`: see `frozen.FrozenText` for the other keys."""
 
   name: Literal["clip_text"]
   sizes: ClipTextSizes

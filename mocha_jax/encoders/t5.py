@@ -57,7 +57,7 @@ class T5Sizes:
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
-  """Section `text_encoder`: see `frozen.TextFiles` for the other keys."""
+  """Section `text_encoder`: see `frozen.FrozenText` for the other keys."""
 
   name: Literal["umt5", "byt5", "ul2"]
   sizes: T5Sizes

@@ -226,17 +226,21 @@ class MochaPipeline(DiffusionPipeline):
     return self.speech_encoder(wave.to(device), self.config.fps, frames)
 
   def read_speech(self, speech) -> torch.Tensor | None:
-    """Return samples at `sample_rate`, [A], of a sound file or of samples."""
+    """Return samples at `sample_rate`, [A], of a sound file or of samples.
+
+    None, as it is for no speech, where there are no samples.
+    """
     if speech is None:
       return None
     wanted = self.config.sample_rate
     if isinstance(speech, (str, os.PathLike)):
       samples, rate = soundfile.read(speech, dtype="float32", always_2d=True)
-      return resample(torch.from_numpy(samples.mean(1)), rate, wanted)
-    wave = torch.as_tensor(np.asarray(speech), dtype=torch.float32)
+      wave = resample(torch.from_numpy(samples.mean(1)), rate, wanted)
+    else:
+      wave = torch.as_tensor(np.asarray(speech), dtype=torch.float32)
     if wave.ndim != 1:
       raise ValueError(f"speech of {tuple(wave.shape)}: must be mono, [A]")
-    return wave
+    return wave if len(wave) else None
 
   def frames_for(self, waves: list) -> int:
     """Return how many frames the longest lasts, on the grid of the VAE."""
