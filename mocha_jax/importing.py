@@ -15,7 +15,7 @@ from mocha_jax import codecs, folders, run, sharding
 from mocha_jax import config as configs
 from mocha_jax.codecs.wan_vae import WanVAEConfig, open_weights
 from mocha_jax.launch import processes
-from mocha_jax.network import Network
+from mocha_jax.network import Network, paths
 from mocha_jax.sections import section
 from mocha_jax.training import stream
 from mocha_jax.weights import files, movie_gen, tables, wan
@@ -93,7 +93,7 @@ def _table(
     known += [wan.diffusers(patch, network.shapes), wan.original(patch)]
   else:
     known.append(movie_gen.entries(network.shapes))
-  ours = tables.paths(network.shapes)
+  ours = paths(network.shapes)
   known = [[row for row in table if row.ours in ours] for table in known]
 
   def found(entries: Sequence[Entry]) -> int:
@@ -125,7 +125,7 @@ class _Fresh:
     """Make one; the rest of the network is not computed."""
 
     def init(key):
-      return tables.paths(self._network.init(key))[path]
+      return paths(self._network.init(key))[path]
 
     return jax.jit(init, out_shardings=where)(self._key)
 

@@ -4,7 +4,7 @@ A module annotates its parameters with letters where it makes them; here they
 become trees of shapes, letters and places that all parts of a program share.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -71,6 +71,33 @@ class Network:
       self.letters,
       self.shapes,
     )
+
+
+def paths(tree: Any) -> dict[str, Any]:
+  """Flatten a tree of mappings; keys are joined by dots: "blocks.mlp.up"."""
+  flat = {}
+  for key, value in tree.items():
+    if hasattr(value, "items"):
+      inner = paths(value)
+      flat |= {f"{key}.{path}": x for path, x in inner.items()}
+    else:
+      flat[str(key)] = value
+  return flat
+
+
+def nested(flat: Mapping[str, Any], prefix: str = "") -> Any:
+  """Undo `paths`; the prefix before all of them is left out.
+
+  Keys that are numbers are places in a list.
+  """
+
+  def keys(path: str) -> tuple[str | int, ...]:
+    parts = path.removeprefix(prefix).split(".")
+    return tuple(int(part) if part.isdecimal() else part for part in parts)
+
+  return nnx.traversals.unflatten_mapping(
+    {keys(path): x for path, x in flat.items()}
+  )
 
 
 def joined(tree: Any, part: Any) -> Any:

@@ -10,6 +10,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
 from mocha_jax import encoders
+from mocha_jax.network import paths
 from mocha_jax.weights import files, tables
 
 WAV2VEC2 = dict(
@@ -80,7 +81,7 @@ def with_weights(section: dict[str, Any], folder: pathlib.Path) -> dict:
   params = jax.tree.map(
     lambda x: rng.normal(0.0, 0.5, x.shape).astype(np.float32), network.shapes
   )
-  flat = tables.paths(params)
+  flat = paths(params)
   leaves = tables.bind(encoder.table([])[0], network.shapes, network.letters)
   assert leaves.keys() == flat.keys()
   tensors = {

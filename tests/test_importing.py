@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from flax import nnx
 from ml_collections import ConfigDict
 
 from mocha_jax import config as configs
 from mocha_jax import exporting, folders, importing, run
 from mocha_jax.models import lora, make_config
+from mocha_jax.network import nested, paths
 from mocha_jax.training import stream
-from mocha_jax.weights import files, tables
+from mocha_jax.weights import files
 from tests import command, numerics
 
 
@@ -92,7 +92,7 @@ def test_raw_parameters_and_bfloat16_can_be_asked_for(tiny_run, tmp_path):
   )
   network = run.make_network(run.open_run(tiny_run).config)
   last = tiny_run / "checkpoints" / "2"
-  (path,) = {"out.kernel"} & tables.paths(network.shapes).keys()
+  (path,) = {"out.kernel"} & paths(network.shapes).keys()
   numerics.assert_same(
     raw[path].read(), stream.read(last, "params", [path])[path].read()
   )
@@ -124,7 +124,7 @@ def test_what_a_file_lacks_starts_as_in_a_new_run(exported, tmp_path):
   got = averaged(tmp_path / "run")
   want = {
     path: np.asarray(x)
-    for path, x in tables.paths(new.params).items()
+    for path, x in paths(new.params).items()
     if "speech" in path
   }
   numerics.assert_close({path: got[path] for path in want}, want, np.float32)
@@ -163,10 +163,7 @@ def test_adapters_are_exported_apart_or_merged(adapted, tmp_path, apart):
   else:
     opened = run.open_run(adapted)
     config = make_config(opened.config.to_dict()["model"]).lora
-    tree = nnx.traversals.unflatten_mapping(
-      {tuple(path.split(".")): x for path, x in had.items()}
-    )
-    numerics.assert_same(got, tables.paths(lora.merge(tree, config)))
+    numerics.assert_same(got, paths(lora.merge(nested(had), config)))
 
 
 def test_keys_that_do_not_fit_are_named_and_nothing_stays(exported, tmp_path):

@@ -11,9 +11,10 @@ from mocha_jax.diffusion import guidance
 from mocha_jax.diffusion.sample import SampleConfig, euler, times
 from mocha_jax.encoders import make_speech_encoder, make_text_encoders
 from mocha_jax.media import ClipFormat
+from mocha_jax.network import paths
 from mocha_jax.sections import section
 from mocha_jax.training import stream
-from mocha_jax.weights import files, tables
+from mocha_jax.weights import files
 from tests import command
 
 PROMPT = "A close-up of a man with brown skin and a blue shirt. He talks."
@@ -66,7 +67,7 @@ def save(opened, params):
 
 def stored(params):
   """Return the parameters by path, as an exporter is given them."""
-  flat = tables.paths(jax.device_get(params))
+  flat = paths(jax.device_get(params))
   return {path: files.in_memory(x) for path, x in flat.items()}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from mocha_jax.codecs.wan_network import WanNetwork
 from mocha_jax.codecs.wan_vae import WanVAEConfig
-from mocha_jax.network import Network
+from mocha_jax.network import Network, paths
 from mocha_jax.weights import files, tables, wan_vae
 
 WIDTH = 4
@@ -53,7 +53,7 @@ def tensors(params: Any, kind: str) -> dict[str, np.ndarray]:
   leaves = tables.bind(
     wan_vae.entries([KINDS[kind]]), NETWORK.shapes, NETWORK.letters
   )
-  flat = tables.paths(params)
+  flat = paths(params)
   assert flat.keys() == leaves.keys()
   return {
     name: np.ascontiguousarray(x)

@@ -22,7 +22,7 @@ from jaxtyping import Float, Float32, UInt8
 
 from mocha_jax.codecs.grid import OnGrid
 from mocha_jax.codecs.wan_network import Cuts, WanNetwork
-from mocha_jax.network import Network
+from mocha_jax.network import Network, nested, paths
 from mocha_jax.sections import positive, section
 
 _PARAMS = "params/"  # Before the path of a parameter in the codec's file.
@@ -112,7 +112,7 @@ class WanVAE(OnGrid):
         file,
         allow_pickle=False,
         config=np.array(json.dumps(dataclasses.asdict(config))),
-        **{_PARAMS + name: x for name, x in _flat(self.params).items()},
+        **{_PARAMS + name: x for name, x in paths(self.params).items()},
       )
     part.replace(path)
 
@@ -141,7 +141,7 @@ class WanVAE(OnGrid):
         }
     else:
       flat = self._foreign()
-    return _like(self.network.shapes, flat)
+    return nested(flat)
 
   def _foreign(self) -> dict[str, np.ndarray]:
     """Read other people's weights."""
@@ -229,20 +229,3 @@ def _opened(path: pathlib.Path) -> Any:
     return np.load(path, allow_pickle=False)
   except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
     raise ValueError(f"{path} is no codec: {error}") from error
-
-
-def _flat(tree: Any, where: str = "") -> dict[str, np.ndarray]:
-  """Name every parameter by its path, such as "encoder.head.conv.bias"."""
-  if not hasattr(tree, "items"):
-    return {where[:-1]: tree}
-  flat = {}
-  for key, value in tree.items():
-    flat |= _flat(value, f"{where}{key}.")
-  return flat
-
-
-def _like(tree: Any, flat: dict[str, np.ndarray], where: str = "") -> Any:
-  """Put what lies at a path into a tree; undo `_flat`."""
-  if not hasattr(tree, "items"):
-    return flat[where[:-1]]
-  return {k: _like(v, flat, f"{where}{k}.") for k, v in tree.items()}

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from mocha_jax import sharding
 from mocha_jax.encoders import tokenizers
-from mocha_jax.network import Network
+from mocha_jax.network import Network, nested, paths
 
 
 class Frozen:
@@ -90,16 +90,15 @@ class Frozen:
   @functools.cached_property
   def params(self) -> Any:
     """The parameters, in the type of the config, on the devices."""
-    from mocha_jax.weights import tables
 
     plan, tensors = self.open_files()
     dtype = jax.numpy.dtype(self.config.dtype)
     flat = {}
-    places = tables.paths(self.network.shardings(self.mesh))
+    places = paths(self.network.shardings(self.mesh))
     for path, leaf in plan.leaves.items():
       read = lambda index, leaf=leaf: leaf.read_ours(tensors, index, dtype)
       flat[path] = jax.make_array_from_callback(leaf.shape, places[path], read)
-    return _like(self.network.shapes, flat)
+    return nested(flat)
 
   def release(self) -> None:
     """Free the memory of the weights; the next use reads them again."""
@@ -117,13 +116,6 @@ class Frozen:
       batch = [sharding.place(x[chosen], self.mesh) for x in inputs]
       outputs.append(np.asarray(call(self.params, *batch), np.float32))
     return np.concatenate(outputs)[:count]
-
-
-def _like(tree: Any, flat: dict[str, Any], where: str = "") -> Any:
-  """Put what lies at a path, such as "blocks.norm.scale", into a tree."""
-  if not hasattr(tree, "items"):
-    return flat[where[:-1]]
-  return {k: _like(v, flat, f"{where}{k}.") for k, v in tree.items()}
 
 
 class FrozenText(Frozen):

@@ -26,7 +26,7 @@ from mocha_jax.encoders.small_text import SmallText
 from mocha_jax.encoders.t5 import T5Text
 from mocha_jax.encoders.tokenizers import BYTES
 from mocha_jax.encoders.wav2vec2 import Wav2Vec2Speech
-from mocha_jax.network import Network
+from mocha_jax.network import Network, paths
 from mocha_jax.weights import files, tables, wan_vae
 from mocha_jax.weights.tables import Entry, Stored
 
@@ -64,7 +64,7 @@ def _wan_vae(
   codec: WanVAE, folder: pathlib.Path, shard_bytes: int
 ) -> list[str]:
   parameters = {
-    path: files.in_memory(x) for path, x in tables.paths(codec.params).items()
+    path: files.in_memory(x) for path, x in paths(codec.params).items()
   }
   tensors = _theirs(codec.network, wan_vae.entries(()), parameters)
   files.write_sharded(folder, tensors, stem=STEM, shard_bytes=shard_bytes)

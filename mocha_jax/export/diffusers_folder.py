@@ -32,6 +32,7 @@ from mocha_jax.export.components import (
   describe,
   write_json,
 )
+from mocha_jax.network import paths
 from mocha_jax.weights import files, movie_gen, tables, wan
 from mocha_jax.weights.tables import Entry, Stored
 
@@ -106,7 +107,7 @@ def _transformer(
   model = opened.config.to_dict()["model"]
   backbone = make_backbone(model, network.shapes)
   leaves = tables.bind(backbone.table, network.shapes, network.letters)
-  lost = tables.paths(network.shapes).keys() - leaves.keys()
+  lost = paths(network.shapes).keys() - leaves.keys()
   if lost:
     raise NotImplementedError(
       f"{backbone.name} in PyTorch has no {', '.join(sorted(lost))}"

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mocha_jax.network import paths
 from mocha_jax.weights import speech
 from mocha_jax.weights.speech import linear, norm
-from mocha_jax.weights.tables import Entry, paths
+from mocha_jax.weights.tables import Entry
 from mocha_jax.weights.text import attention, brought, mlp
 
 

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import einops
 import numpy as np
 
+from mocha_jax.network import paths
+
 _LAYER = "{layer}"
 _ALIGNED = 64  # Bytes.
 
@@ -305,18 +307,6 @@ def same_names(shapes: Any, letters: Any) -> list[Entry]:
       theirs = f"{before}{blocks}{_LAYER}.{after}"
     entries.append(Entry(path, theirs))
   return entries
-
-
-def paths(tree: Any) -> dict[str, Any]:
-  """Flatten a tree of mappings; keys are joined by dots."""
-  flat = {}
-  for key, value in tree.items():
-    if hasattr(value, "items"):
-      inner = paths(value)
-      flat |= {f"{key}.{path}": x for path, x in inner.items()}
-    else:
-      flat[str(key)] = value
-  return flat
 
 
 def _bind(entry: Entry, shape: tuple[int, ...], letters: str) -> Leaf:

@@ -6,8 +6,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mocha_jax.network import paths
 from mocha_jax.weights import speech
-from mocha_jax.weights.tables import Entry, paths
+from mocha_jax.weights.tables import Entry
 from mocha_jax.weights.text import brought
 
 # What neither kind of file has.

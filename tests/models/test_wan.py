@@ -11,8 +11,7 @@ from mocha_jax.models import make_config, make_model, wan
 from mocha_jax.models.embed import TrainedTextConfig
 from mocha_jax.models.lora import LoraConfig, merge
 from mocha_jax.models.speech import SpeechConfig
-from mocha_jax.network import Network
-from mocha_jax.weights import tables
+from mocha_jax.network import Network, paths
 from mocha_jax.weights import wan as names
 from tests import numerics
 
@@ -161,7 +160,7 @@ def test_adapters_change_nothing_until_they_are_trained_and_merge():
   assert jax.tree.structure(merge(params, lora)) == jax.tree.structure(
     plain.shapes
   )
-  fresh = tables.paths(network.init(jax.random.key(0)))
+  fresh = paths(network.init(jax.random.key(0)))
   ups = [x for path, x in fresh.items() if path.endswith(".up")]
   assert len(ups) == 3 and not any(np.any(x) for x in ups)
 
@@ -203,7 +202,7 @@ def test_parameters_are_as_many_as_wan_has(parameters):
   )
   network = Network(lambda rngs: wan.Wan(config, rngs=rngs))
   ours = [entry.ours for entry in names.original(2)]
-  shapes = tables.paths(network.shapes)
+  shapes = paths(network.shapes)
   assert sum(shapes[path].size for path in ours) == parameters
 
 
@@ -211,7 +210,7 @@ def test_exported_names_are_those_of_wan_and_of_what_starts_fresh():
   shapes = make()[0].shapes
   exported = {entry.ours for entry in names.diffusers(2, shapes)}
   original = {entry.ours for entry in names.original(2)}
-  assert original < exported == {*tables.paths(shapes)}
+  assert original < exported == {*paths(shapes)}
   assert all(path.startswith(names.FRESH) for path in exported - original)
 
 

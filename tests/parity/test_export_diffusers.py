@@ -25,7 +25,7 @@ from mocha_jax.models.speech import (
   Position,
   SpeechConfig,
 )
-from mocha_jax.network import Network
+from mocha_jax.network import Network, paths
 from mocha_jax.weights import speech as weights_of_speech
 from mocha_jax.weights import tables
 from tests import frozen_encoders, numerics, small_wan, tiny, untrained
@@ -244,7 +244,7 @@ def test_global_speech_attention_agrees(position, causal):
       theirs=entry.theirs.removeprefix("blocks.{layer}.speech_attention."),
     )
     for entry in weights_of_speech.entries()
-    if entry.ours.removeprefix(prefix) in tables.paths(params)
+    if entry.ours.removeprefix(prefix) in paths(params)
   ]
   leaves = tables.bind(named, network.shapes, network.letters)
   stored = untrained.stored(params)

@@ -19,7 +19,7 @@ from mocha_jax.export.pytorch import (
   transformer_wan,
 )
 from mocha_jax.models import make_config, make_model
-from mocha_jax.network import Network
+from mocha_jax.network import Network, paths
 from mocha_jax.weights import files, tables
 from tests import numerics
 from tests.parity import compare
@@ -69,7 +69,7 @@ def make_ours(model):
 
 def make_theirs(model, network, params):
   backbone = diffusers_folder.make_backbone(model, network.shapes)
-  flat = tables.paths(params)
+  flat = paths(params)
   state = {
     name: torch.from_numpy(tensor.read().copy())
     for path, leaf in tables.bind(

@@ -20,7 +20,7 @@ from mocha_jax.batch import Condition
 from mocha_jax.diffusion import sample
 from mocha_jax.models import wan
 from mocha_jax.models.layers import WideNorm
-from mocha_jax.network import Network
+from mocha_jax.network import Network, nested, paths
 from mocha_jax.weights import tables
 from mocha_jax.weights import wan as names
 from tests.models.test_wan import CONFIG
@@ -72,19 +72,10 @@ def make_ours(config: wan.WanConfig, model) -> tuple[Network, Any]:
     state,
     fresh=names.FRESH,
   )
-  fresh = tables.paths(jax.device_get(network.init(jax.random.key(0))))
+  fresh = paths(jax.device_get(network.init(jax.random.key(0))))
   for path, leaf in plan.leaves.items():
     fresh[path] = leaf.to_ours([state[name] for name in leaf.names])
-  return network, nested(fresh)
-
-
-def nested(flat) -> Any:
-  tree: dict[str, Any] = {}
-  for path, x in flat.items():
-    *parents, last = path.split(".")
-    node = functools.reduce(lambda d, k: d.setdefault(k, {}), parents, tree)
-    node[last] = jnp.asarray(x)
-  return tree
+  return network, jax.tree.map(jnp.asarray, nested(fresh))
 
 
 @functools.cache
@@ -144,7 +135,7 @@ def test_parameters_go_back_bit_by_bit():
   leaves = tables.bind(
     names.diffusers(config.patch), network.shapes, network.letters
   )
-  state, flat = model.state_dict(), tables.paths(params)
+  state, flat = model.state_dict(), paths(params)
   for path, leaf in leaves.items():
     tensors = leaf.to_theirs(np.asarray(flat[path]))
     for name, tensor in zip(leaf.names, tensors, strict=True):
@@ -153,7 +144,7 @@ def test_parameters_go_back_bit_by_bit():
 
 def test_names_of_wans_own_files_are_those_that_diffusers_converts():
   config, model, network, params = pair()
-  flat, own = tables.paths(params), {}
+  flat, own = paths(params), {}
   leaves = tables.bind(
     names.original(config.patch), network.shapes, network.letters
   )
@@ -301,7 +292,7 @@ def test_gradients_of_all_parameters():
     out = module(jnp.asarray(x_t), jnp.asarray(t), condition)
     return jnp.sum(out * weights)
 
-  got = tables.paths(jax.grad(scalar)(params))
+  got = paths(jax.grad(scalar)(params))
   leaves = tables.bind(
     names.diffusers(config.patch), network.shapes, network.letters
   )

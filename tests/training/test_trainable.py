@@ -11,11 +11,10 @@ from mocha_jax.batch import Batch, Condition
 from mocha_jax.diffusion.flow import FlowConfig
 from mocha_jax.models import make_model
 from mocha_jax.models.lora import LoraConfig
-from mocha_jax.network import Network, joined
+from mocha_jax.network import Network, joined, paths
 from mocha_jax.training import optim, state, step
 from mocha_jax.training.checkpoint import Checkpointer, abstract_state
 from mocha_jax.training.trainable import TrainableConfig
-from mocha_jax.weights import tables
 from tests import numerics
 from tests.models.test_wan import CONFIG
 from tests.training.test_training import OPTIM, STEP
@@ -96,7 +95,7 @@ class Trainer:
 
 def test_adapters_and_speech_train_alone_and_resume_bit_by_bit(tmp_path):
   trainer, batches = Trainer("speech+lora"), Clips()
-  before = tables.paths(jax.device_get(trainer.init().params))
+  before = paths(jax.device_get(trainer.init().params))
   now = trainer.run(trainer.init(), batches, 2)
   checkpointer = Checkpointer(tmp_path, keep=1)
   checkpointer.save(now, batches)
@@ -112,8 +111,8 @@ def test_adapters_and_speech_train_alone_and_resume_bit_by_bit(tmp_path):
   numerics.assert_same(average, joined(half.params, half.ema))
   numerics.assert_same(trainer.run(half, batches, 1), want)
 
-  after = tables.paths(jax.device_get(want.params))
-  trained = {*tables.paths(want.ema)}
+  after = paths(jax.device_get(want.params))
+  trained = {*paths(want.ema)}
   changed = {path for path in after if np.any(after[path] != before[path])}
   # What is zero has no gradient yet, and no batch moves a key's direction.
   assert changed <= trained
@@ -138,15 +137,15 @@ def test_frozen_parameters_have_no_average_no_moments_and_no_gradients():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_preset_trains_the_parts_that_it_names(preset):
   network = make_network(preset)
-  paths = {*tables.paths(network.trained(network.shapes))}
-  everything = {*tables.paths(network.shapes)}
+  trained = {*paths(network.trained(network.shapes))}
+  everything = {*paths(network.shapes)}
   parts = {
     "speech": ("speech.", "blocks.speech"),
     "speech+self_attention": ("speech.", "blocks.s"),
     "speech+lora": ("speech.", "blocks.speech", "blocks.self_attention.lora."),
     "full": ("",),
   }[preset]
-  assert paths == {path for path in everything if path.startswith(parts)}
+  assert trained == {path for path in everything if path.startswith(parts)}
 
 
 @pytest.mark.parametrize(

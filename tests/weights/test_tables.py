@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from mocha_jax.network import paths
 from mocha_jax.weights import files, tables
 from mocha_jax.weights.tables import Entry
 from tests import numerics
@@ -35,7 +36,7 @@ OURS = {
   },
   "scale": draw(7),
 }
-FLAT = tables.paths(OURS)
+FLAT = paths(OURS)
 
 
 def foreign():

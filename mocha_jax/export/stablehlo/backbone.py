@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from mocha_jax.batch import Condition
 from mocha_jax.diffusion import guidance
 from mocha_jax.encoders import make_text_encoders
-from mocha_jax.export.stablehlo.program import Arrays, Program, array, nested
+from mocha_jax.export.stablehlo.program import Arrays, Program, array
 from mocha_jax.models import make_config, make_model
 from mocha_jax.models.backbone import Projected, project
-from mocha_jax.network import Network
+from mocha_jax.network import Network, nested
 from mocha_jax.weights.tables import Stored
 
 _PROJECTING = ("text.", "speech.")  # What `project` takes of the parameters.

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from mocha_jax.codecs import Codec
 from mocha_jax.codecs.linear import LinearCodec
 from mocha_jax.codecs.wan_vae import WanVAE, decoder, encoder
-from mocha_jax.export.stablehlo.program import Arrays, Program, array, nested
-from mocha_jax.weights import files, tables
+from mocha_jax.export.stablehlo.program import Arrays, Program, array
+from mocha_jax.network import nested, paths
+from mocha_jax.weights import files
 
 _PREFIX = "codec."
 
@@ -56,7 +57,7 @@ def _wan_vae(
 
   held = {
     _PREFIX + path: files.in_memory(x)
-    for path, x in tables.paths(codec.params).items()
+    for path, x in paths(codec.params).items()
   }
   of = lambda *modules: {
     path: x for path, x in held.items() if path.split(".")[1] in modules

@@ -37,21 +37,6 @@ def array(dtype: str, *shape: Any) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def nested(flat: Arrays, prefix: str) -> Any:
-  """Put what lies at a path, such as "blocks.mlp.up", into a tree.
-
-  prefix: before all paths, and left out of the tree.
-  """
-  tree: Any = {}
-  for path, x in flat.items():
-    *parents, last = path.removeprefix(prefix).split(".")
-    node = tree
-    for key in parents:
-      node = node.setdefault(key, {})
-    node[last] = x
-  return tree
-
-
 def frozen_parameters(encoder: Frozen, prefix: str) -> dict[str, Stored]:
   """Return the parameters of an encoder, by path after a prefix.
 

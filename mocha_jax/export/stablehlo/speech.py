@@ -19,8 +19,8 @@ from mocha_jax.export.stablehlo.program import (
   Program,
   array,
   frozen_parameters,
-  nested,
 )
+from mocha_jax.network import nested
 from mocha_jax.weights import files
 
 _PREFIX = "speech_encoder."

@@ -17,8 +17,8 @@ from mocha_jax.export.stablehlo.program import (
   Program,
   array,
   frozen_parameters,
-  nested,
 )
+from mocha_jax.network import nested
 
 
 def programs(given: Mapping[str, Any], b: Any) -> dict[str, Program]:
