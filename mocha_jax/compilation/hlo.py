@@ -35,6 +35,8 @@ _NAME = re.compile(r"%([\w.\-]+)")
 _HEAD = re.compile(r"\s+(ROOT )?%([\w.\-]+) = ")
 _OPCODE = re.compile(r"\s*([\w\-]+)\(")
 _COMPUTATION = re.compile(r"(ENTRY )?%([\w.\-]+) \(")
+# Of what runs beside the main thread, as on SparseCores, it says where.
+_END = re.compile(r'}(, execution_thread="[^"]*")?$')
 
 HBM, VMEM, HOST = 0, 1, 5  # Memory spaces.
 COLLECTIVES = (
@@ -184,7 +186,7 @@ def parse(text: str) -> Program:
     if head := _COMPUTATION.match(line):
       name, instructions = head[2], {}
       entry = name if head[1] else entry
-    elif line == "}":
+    elif _END.match(line):
       computations[name] = Computation(name, instructions)
     elif head := _HEAD.match(line):
       instruction = _instruction(line, head)
@@ -196,7 +198,7 @@ def _lines(text: str) -> Iterator[str]:
   """Yield the lines; some attributes of kernels go on over several."""
   whole = ""
   for line in text.splitlines():
-    if _HEAD.match(line) or _COMPUTATION.match(line) or line == "}":
+    if any(start.match(line) for start in (_HEAD, _COMPUTATION, _END)):
       yield whole
       whole = line
     else:

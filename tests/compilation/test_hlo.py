@@ -26,6 +26,14 @@ def test_attributes_over_several_lines_belong_to_their_instruction(program):
   assert empty.target == "AllocateBuffer"
 
 
+def test_computations_of_other_threads_are_read_too():
+  before, end, after = hlo_texts.LAYERS.partition("\n}\n")
+  text = before + '\n}, execution_thread="sparsecore"\n' + after
+  assert end
+  first, *others = hlo.parse(hlo_texts.LAYERS).computations
+  assert [*hlo.parse(text).computations] == [first, *others]
+
+
 def test_arrays_of_a_tuple_are_read_with_their_memories(program):
   arrays = program["body"]["start"].arrays
   assert [a.dims for a in arrays] == [(64, 256), (512, 256)]

@@ -66,7 +66,7 @@ def make_ours(config: wan.WanConfig, model) -> tuple[Network, Any]:
   network = Network(lambda rngs: wan.Wan(config, rngs=rngs))
   state = {k: v.detach().numpy() for k, v in model.state_dict().items()}
   plan = tables.plan(
-    names.diffusers(config.patch),
+    names.diffusers(config.patch, network.shapes),
     network.shapes,
     network.letters,
     state,
@@ -119,7 +119,7 @@ def test_every_key_has_its_place():
   config, model, network, _ = pair()
   state = model.state_dict()
   plan = tables.plan(
-    names.diffusers(config.patch),
+    names.diffusers(config.patch, network.shapes),
     network.shapes,
     network.letters,
     state,
@@ -133,7 +133,9 @@ def test_every_key_has_its_place():
 def test_parameters_go_back_bit_by_bit():
   config, model, network, params = pair()
   leaves = tables.bind(
-    names.diffusers(config.patch), network.shapes, network.letters
+    names.diffusers(config.patch, network.shapes),
+    network.shapes,
+    network.letters,
   )
   state, flat = model.state_dict(), paths(params)
   for path, leaf in leaves.items():
@@ -294,7 +296,9 @@ def test_gradients_of_all_parameters():
 
   got = paths(jax.grad(scalar)(params))
   leaves = tables.bind(
-    names.diffusers(config.patch), network.shapes, network.letters
+    names.diffusers(config.patch, network.shapes),
+    network.shapes,
+    network.letters,
   )
   grads = {k: x.grad.numpy() for k, x in model.named_parameters()}
   for path, leaf in leaves.items():
@@ -336,7 +340,7 @@ def test_parameters_of_both_sizes_are_as_many_as_theirs():
       )
       network = Network(lambda rngs, c=config: wan.Wan(c, rngs=rngs))
       tables.plan(
-        names.diffusers(2),
+        names.diffusers(2, network.shapes),
         network.shapes,
         network.letters,
         model.state_dict(),
