@@ -130,13 +130,21 @@ def test_every_key_has_its_place():
     assert path.startswith(("speech", "blocks.speech"))
 
 
+def leaves_of_theirs(config, network):
+  """Our parameters that their model has, too, by path."""
+  table = names.diffusers(config.patch, network.shapes)
+  return {
+    path: leaf
+    for path, leaf in tables.bind(
+      table, network.shapes, network.letters
+    ).items()
+    if not path.startswith(names.FRESH)
+  }
+
+
 def test_parameters_go_back_bit_by_bit():
   config, model, network, params = pair()
-  leaves = tables.bind(
-    names.diffusers(config.patch, network.shapes),
-    network.shapes,
-    network.letters,
-  )
+  leaves = leaves_of_theirs(config, network)
   state, flat = model.state_dict(), paths(params)
   for path, leaf in leaves.items():
     tensors = leaf.to_theirs(np.asarray(flat[path]))
@@ -295,11 +303,7 @@ def test_gradients_of_all_parameters():
     return jnp.sum(out * weights)
 
   got = paths(jax.grad(scalar)(params))
-  leaves = tables.bind(
-    names.diffusers(config.patch, network.shapes),
-    network.shapes,
-    network.letters,
-  )
+  leaves = leaves_of_theirs(config, network)
   grads = {k: x.grad.numpy() for k, x in model.named_parameters()}
   for path, leaf in leaves.items():
     want = leaf.to_ours([grads[name] for name in leaf.names])
