@@ -11,7 +11,7 @@ from diffusers.models.autoencoders import autoencoder_kl_wan as theirs
 
 from mocha_jax.codecs import causal, wan_network, wan_vae
 from mocha_jax.codecs.causal import Cache
-from mocha_jax.network import Network
+from mocha_jax.network import Network, nested
 from mocha_jax.weights import tables
 from mocha_jax.weights import wan_vae as names
 from tests import numerics, wan_vae_files
@@ -56,7 +56,7 @@ def part_of(build, module, ours: str, others: str):
     path: leaf.to_ours([tensors[name] for name in leaf.names])
     for path, leaf in plan.leaves.items()
   }
-  return network, wan_vae._like(network.shapes, flat)
+  return network, nested(flat)
 
 
 # Theirs, its name in a whole VAE, ours and its path, channels, size of chunks.
