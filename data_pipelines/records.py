@@ -82,8 +82,9 @@ def encoded_features(text: Mapping[str, int]) -> tfds.features.FeaturesDict:
   `text` names the text encoders and the width of their features; 0 stands for
   token ids.
   """
+  # Most prompts are shorter than what they are padded to, with zeros.
   tokens = {
-    name: _tensor((None, width), np.float32)
+    name: _tensor((None, width), np.float32, "zlib")
     if width
     else _tensor((None,), np.int32)
     for name, width in text.items()
