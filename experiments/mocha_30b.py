@@ -12,7 +12,7 @@ on 512 chips, with the paths of what others trained as overrides:
 --config.text_encoder.ul2.weights=... and .tokenizer=..., so too metaclip; byt5
 needs no tokenizer.
 
-`mocha compile --config mocha_30b` prints: 75.7 of 95.0 GiB; 3.1 % of the
+`mocha compile --config mocha_30b` prints: 75.6 of 95.0 GiB; 3.1 % of the
 forward pass computed again; exposed collectives 6.2 % of a step of 76.7 s;
 predicted MFU 72.3 %.
 
