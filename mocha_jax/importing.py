@@ -18,7 +18,7 @@ from mocha_jax.launch import processes
 from mocha_jax.network import Network, paths
 from mocha_jax.sections import section
 from mocha_jax.training import stream
-from mocha_jax.weights import files, movie_gen, tables, wan
+from mocha_jax.weights import files, lora, movie_gen, tables, wan
 from mocha_jax.weights.tables import Entry, Leaf, Stored
 
 # Of a pipeline of diffusers, the part that a backbone comes from.
@@ -46,6 +46,11 @@ def bring_in(
   text = configs.to_json(config)
   processes.agree("config", text)
   tensors = files.open_tensors(source, _COMPONENT)
+  if (source / lora.FILE).is_file():
+    tensors |= {
+      name.removeprefix(lora.PREFIX): tensor
+      for name, tensor in files.open_tensors(source / lora.FILE).items()
+    }
   network = run.make_network(config)
   plan = tables.plan(
     _table(config, network, tensors),
@@ -85,14 +90,16 @@ def _table(
 ) -> Sequence[Entry]:
   """Return the table, of those that the backbone has, with most names there."""
   model = config.to_dict()["model"]
-  known: list[Sequence[Entry]] = [
-    tables.same_names(network.shapes, network.letters)
-  ]
+  theirs: list[Sequence[Entry]]
   if model["name"] == "wan":
     patch = model["patch"]
-    known += [wan.diffusers(patch, network.shapes), wan.original(patch)]
+    theirs = [wan.diffusers(patch, network.shapes), wan.original(patch)]
   else:
-    known.append(movie_gen.entries(network.shapes))
+    theirs = [movie_gen.entries(network.shapes)]
+  known = [
+    tables.same_names(network.shapes, network.letters),
+    *([*table, *lora.entries(table, network)] for table in theirs),
+  ]
   ours = paths(network.shapes)
   known = [[row for row in table if row.ours in ours] for table in known]
 

@@ -7,6 +7,7 @@
   speech_encoder/    speech_*.py, config.json, safetensors
   tokenizer/         tokenizer_*.py, tokenizer_config.json
   text_encoder/      of transformers, where it is not part of the transformer
+  pytorch_lora_weights.safetensors    adapters, where they are kept apart
 
 DiffusionPipeline.from_pretrained(FOLDER, custom_pipeline="pipeline_mocha",
 trust_remote_code=True) opens it.
@@ -33,7 +34,7 @@ from mocha_jax.export.components import (
   write_json,
 )
 from mocha_jax.network import paths
-from mocha_jax.weights import files, movie_gen, tables, wan
+from mocha_jax.weights import files, lora, movie_gen, tables, wan
 from mocha_jax.weights.tables import Entry, Stored
 
 PIPELINE = "pipeline_mocha"
@@ -106,19 +107,34 @@ def _transformer(
   network = run.make_network(opened.config)
   model = opened.config.to_dict()["model"]
   backbone = make_backbone(model, network.shapes)
-  leaves = tables.bind(backbone.table, network.shapes, network.letters)
-  lost = paths(network.shapes).keys() - leaves.keys()
+  beside = lora.entries(backbone.table, network)
+  leaves, adapters = (
+    tables.bind(table, network.shapes, network.letters)
+    for table in (backbone.table, beside)
+  )
+  lost = paths(network.shapes).keys() - leaves.keys() - adapters.keys()
   if lost:
     raise NotImplementedError(
       f"{backbone.name} in PyTorch has no {', '.join(sorted(lost))}"
     )
-  tensors = {
-    name: tensor
-    for path, leaf in leaves.items()
-    for name, tensor in leaf.their_tensors(parameters[path])
-  }
+  tensors, added = (
+    {
+      name: tensor
+      for path, leaf in each.items()
+      for name, tensor in leaf.their_tensors(parameters[path])
+    }
+    for each in (leaves, adapters)
+  )
   where = folder / "transformer"
   files.write_sharded(where, tensors, stem=STEM, shard_bytes=shard_bytes)
+  if added:
+    files.write(
+      folder / lora.FILE,
+      {f"{lora.PREFIX}{name}": tensor for name, tensor in added.items()},
+      lora.metadata(
+        beside, rank=model["lora"]["rank"], alpha=model["lora"]["alpha"]
+      ),
+    )
   return describe(where, backbone.module, backbone.name, backbone.config)
 
 

@@ -32,7 +32,7 @@ def quickstart(folder):
 
 
 def several_texts(folder):
-  """The same with ByT5, CLIP with a tokenizer's file, and a causal codec."""
+  """The same with ByT5, CLIP by a tokenizer's file, causal codec, adapters."""
   words = frozen_encoders.write_tokenizer(folder / "words.json", ["talks"])
   clip = dict(tokenizer=words)
   sections = dict(
@@ -50,6 +50,8 @@ def several_texts(folder):
   )
   given.model.frozen_text = dict(byt5=16, metaclip=16)
   given.model.small_text = None
+  given.model.lora.update(rank=2, alpha=3.0, targets=("text_attention.out",))
+  given.trainable.preset = "speech+lora"
   return untrained.fit_run(folder / "run", given)
 
 

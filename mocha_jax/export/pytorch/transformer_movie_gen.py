@@ -17,11 +17,15 @@ head width, D model width, c latent channels.
 """
 # pyright: reportMissingImports=false
 
+import json
 import math
+import os
 from typing import NamedTuple
 
+import safetensors
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import is_accelerate_available
@@ -29,6 +33,7 @@ from torch import nn
 from torch.nn import functional
 
 EPSILON = 1e-6
+ADAPTER_SETTINGS = ("r", "lora_alpha", "target_modules")
 TIME_FEATURES = 256
 
 
@@ -269,6 +274,60 @@ def rotated(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
   return torch.cat(turned, dim=-1).to(x.dtype)
 
 
+class Adaptable(nn.Module):
+  """Adds low-rank adapters to kernels of a model, and takes them away.
+
+    W + scale * (alpha / rank) * B A
+
+  bases: on the CPU, by name, kernels that something was added to, without it.
+  """
+
+  bases: dict[str, torch.Tensor]
+
+  @torch.no_grad()
+  def add_lora(self, file: str | os.PathLike, scale: float = 1.0) -> None:
+    """Add adapters, as `mocha export --lora apart` wrote them.
+
+    Raises:
+      ValueError: the file does not fit the model, which stays as it was.
+    """
+    with safetensors.safe_open(file, "pt") as held:
+      tensors = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
+      metadata = held.metadata() or {}
+    told = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    if {*told} != {f"transformer.{name}" for name in ADAPTER_SETTINGS}:
+      raise ValueError(
+        f"{file}: lora_adapter_metadata has {sorted(told)}, but what counts "
+        f"here is {', '.join(ADAPTER_SETTINGS)} of the transformer"
+      )
+    rank, alpha = told["transformer.r"], told["transformer.lora_alpha"]
+    kernels, shapes = {}, {}
+    for name, module in self.named_modules():
+      stem = f"transformer.{name}.lora"
+      pair = f"{stem}_A.weight", f"{stem}_B.weight"
+      if isinstance(module, nn.Linear) and not tensors.keys().isdisjoint(pair):
+        kernels[f"{name}.weight"] = pair
+        shapes[pair[0]] = (rank, module.in_features)
+        shapes[pair[1]] = (module.out_features, rank)
+    given = {name: tuple(x.shape) for name, x in tensors.items()}
+    if wrong := given.items() ^ shapes.items():
+      names = sorted({name for name, _ in wrong})
+      raise ValueError(f"{file} does not fit this model in {', '.join(names)}")
+    for name, pair in kernels.items():
+      kernel = self.get_parameter(name)
+      if name not in self.bases:
+        self.bases[name] = kernel.to("cpu", copy=True)
+      down, up = (tensors[x].to(kernel.device, torch.float32) for x in pair)
+      kernel.copy_(kernel + scale * alpha / rank * (up @ down))
+
+  @torch.no_grad()
+  def remove_lora(self) -> None:
+    """Take all adapters away: the kernels are again what they were."""
+    for name, base in self.bases.items():
+      self.get_parameter(name).copy_(base)
+    self.bases.clear()
+
+
 def keep_islands(model: nn.Module) -> None:
   """Bring the parts that the model calls its islands to float32."""
   for name, parameter in model.named_parameters():
@@ -478,7 +537,9 @@ class Block(nn.Module):
     return x + (y * mlp_gate).to(x.dtype)
 
 
-class MochaMovieGenTransformer3DModel(ModelMixin, ConfigMixin):
+class MochaMovieGenTransformer3DModel(
+  Adaptable, ModelMixin, ConfigMixin, PeftAdapterMixin
+):
   """Predicts the velocity x1 - eps of noised latents; see the module.
 
   ratio, causal: video frames per latent frame, and whether the first stands
@@ -549,6 +610,7 @@ class MochaMovieGenTransformer3DModel(ModelMixin, ConfigMixin):
     self.final_modulation = nn.Linear(width, 2 * width)
     self.final = nn.Linear(width, patch**2 * channels)
     self.skip = nn.Linear(width, channels) if noise_skip else None
+    self.bases = {}
     keep_islands(self)
 
   @property
