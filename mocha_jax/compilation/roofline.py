@@ -245,7 +245,9 @@ class _Walk:
     key = (sent.kind, sent.axes)
     traffic = Traffic(1, sent.bytes, sent.ici, sent.dcn)
     time.collectives[key] = time.collectives.get(key, Traffic()).plus(traffic)
-    fused = event.name if event.inner is not instruction else ""
+    # Those that are cut into pieces go on in what carries a piece; those on
+    # another thread, as on a SparseCore, beside all that is computed.
+    fused = event.name if event.name == event.inner.channel else ""
     pending[event.name] = _Pending(key, sent.seconds, fused)
     if event.action == "at once":
       _finish(time, pending, event.name)
@@ -360,7 +362,7 @@ class _Walk:
     kind = inner.opcode
     if kind == "all-reduce" and "dynamic-slice" in opcodes:
       kind = "reduce-scatter"  # Each device keeps its part of the sum.
-    if instruction.opcode == "async-start":
+    if instruction.opcode in ("async-start", "call-start"):
       return _Event("start", instruction.name, inner, inside, kind)
     if "AsyncCollectiveDone" in targets:
       return _Event("end", inner.channel)

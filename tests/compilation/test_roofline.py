@@ -68,6 +68,32 @@ def test_fused_collective_is_covered_by_what_carries_it_alone(time):
   assert gathered.exposed == pytest.approx(4 * 2 * GATHER - carried)
 
 
+# TPU7x gathers on its SparseCores, beside all that the main cores compute.
+ON_SPARSECORE = """
+%called (g.0: bf16[64,256]) -> bf16[512,256] {
+  %g.0 = bf16[64,256]{1,0} parameter(0)
+  ROOT %g.1 = bf16[512,256]{1,0} all-gather(%g.0), channel_id=3, replica_groups=mesh['a'=8] {'a'}, dimensions={0}
+}, execution_thread="sparsecore"
+
+ENTRY %main (a: bf16[64,256], x: bf16[1024,512], w: bf16[512,256]) -> bf16[512,256] {
+  %a = bf16[64,256]{1,0} parameter(0)
+  %x = bf16[1024,512]{1,0} parameter(1)
+  %w = bf16[512,256]{1,0} parameter(2)
+  %begin = ((bf16[64,256]{1,0}), bf16[512,256]{1,0}) call-start(%a), async_execution_thread="sparsecore", to_apply=%called
+  %y = bf16[1024,256]{1,0} convolution(%x, %w), dim_labels=bf_io->bf
+  ROOT %end = bf16[512,256]{1,0} call-done(%begin)
+}
+"""  # noqa: E501
+
+
+def test_collective_of_another_thread_is_covered_by_all_that_is_computed():
+  time = predict(ON_SPARSECORE, Wires(GATHER))
+  gathered = time.collectives["all-gather", "fsdp"]
+  (work,) = time.work.values()
+  assert gathered.count == 1
+  assert gathered.exposed == pytest.approx(GATHER - work.seconds)
+
+
 def test_exposed_is_never_less_than_nothing():
   short = predict(hlo_texts.LAYERS, Wires(PRODUCT / 100))
   gathered = short.collectives["all-gather", "fsdp"]
