@@ -167,9 +167,13 @@ def test_bfloat16_stays_near_float32():
   assert float(error) < 0.05
 
 
-def test_video_longer_than_the_positions_is_refused():
-  with pytest.raises(ValueError, match=r"5 x 2 x 3 .* hold 4 x 2 x 3"):
+def test_longer_and_larger_video_than_the_model_allows_is_refused():
+  with pytest.raises(ValueError, match=r"5 latent frames.* max_frames=4"):
     build(CONFIG)(*inputs(CONFIG, frames=5))
+  x_t, t, condition = inputs(CONFIG)
+  wider = jnp.concatenate([x_t, x_t], axis=3)
+  with pytest.raises(ValueError, match=r"4 x 2 x 6 .* hold 4 x 2 x 3"):
+    build(CONFIG)(wider, t, condition)
 
 
 def test_speech_of_another_length_is_refused():

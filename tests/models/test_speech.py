@@ -9,6 +9,7 @@ from flax import nnx
 from jax.experimental.pallas import tpu as pltpu
 
 from mocha_jax import config as experiments
+from mocha_jax.models import attention
 from mocha_jax.models.flops import flops
 from mocha_jax.models.movie_gen import Block, ModelConfig
 from mocha_jax.models.speech import SpeechProjector, SpeechWindowAttention
@@ -160,8 +161,10 @@ def test_speech_is_a_small_share_of_the_paper_s_model():
   assert 0 < speech / sum(parts.values()) <= MOST
 
 
-def test_speech_is_a_small_share_of_a_layer_as_xla_counts():
+def test_speech_is_a_small_share_of_a_layer_as_xla_counts(monkeypatch):
   """Both passes, without rematerialisation; the projector's 1/48 aside."""
+  # Scores at once: XLA counts the body of a loop over their rows once.
+  monkeypatch.setattr(attention, "_SCORES", 2**62)
   config = paper_config()
   config = dataclasses.replace(
     config, speech=dataclasses.replace(config.speech, implementation="xla")
@@ -184,5 +187,5 @@ def test_speech_is_a_small_share_of_a_layer_as_xla_counts():
 
   block = nnx.eval_shape(lambda: Block(config, rngs=nnx.Rngs(0)))
   layer = count(*nnx.split(block), x, position, shared, text, speech)
-  attention = count(*nnx.split(block.speech_attention), x, speech)
-  assert 0 < attention / layer <= MOST
+  heard = count(*nnx.split(block.speech_attention), x, speech)
+  assert 0 < heard / layer <= MOST
