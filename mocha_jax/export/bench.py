@@ -20,7 +20,7 @@ wan_1_3b is Wan2.1 1.3B in bfloat16 at 33 latents of 480 x 832 pixels, which are
 several calls, and how long the first took, which compiles. Unless --compile is
 off, torch.compile makes what PyTorch runs, on CPUs by a C++ compiler.
 """
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false
 
 import argparse
 import dataclasses
