@@ -325,8 +325,13 @@ class _Walk:
       return _Event("at once", name, instruction, computation, kind)
     if base in hlo.COLLECTIVES and stage == "start":
       return _Event("start", instruction.name, instruction, computation, base)
+    if stage == "update":
+      return _Event("none", "")
     if stage == "done":
-      return _Event("end", instruction.operands[0])
+      began = computation[instruction.operands[0]]
+      while began.opcode.endswith("-update"):
+        began = computation[began.operands[0]]
+      return _Event("end", began.name)
     for called in instruction.called:
       inside = self._program[called]
       for inner in inside:

@@ -1,6 +1,9 @@
 """One training step: gradients of the flow loss, an update, the average."""
 
 import dataclasses
+import importlib.metadata
+import re
+import sys
 from typing import Any
 
 import jax
@@ -18,9 +21,10 @@ Metrics = dict[str, jax.Array]
 
 # How XLA compiles the step for TPUs: weights are gathered while matrix products
 # run, over several of them, and tokens change places for heads while others do.
+_FUSED_GATHERS = "xla_tpu_enable_async_collective_fusion_fuse_all_gather"
 _OVERLAP = {
   "xla_tpu_enable_async_collective_fusion": True,
-  "xla_tpu_enable_async_collective_fusion_fuse_all_gather": True,
+  _FUSED_GATHERS: True,
   "xla_tpu_enable_async_collective_fusion_multiple_steps": True,
   "xla_tpu_overlap_compute_collective_tc": True,
   "xla_enable_async_all_gather": True,
@@ -28,6 +32,8 @@ _OVERLAP = {
 _ASYNC_ALL_TO_ALL = {"xla_tpu_enable_async_all_to_all": True}
 # "Async all-to-all not supported on limited ICI", says the compiler.
 _LIMITED = ("TPU v5 lite", "TPU v5e")
+# Later libtpus (0.0.50 does) refuse to fuse gathers elsewhere than on v5e.
+_FUSING = (0, 0, 42)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,4 +152,14 @@ def _compiler_options(device: Any) -> dict[str, bool] | None:
     return None
   if device.device_kind.startswith(_LIMITED):
     return _OVERLAP
-  return _OVERLAP | _ASYNC_ALL_TO_ALL
+  fused = {_FUSED_GATHERS: _libtpu() <= _FUSING}
+  return _OVERLAP | fused | _ASYNC_ALL_TO_ALL
+
+
+def _libtpu() -> tuple[int, ...]:
+  """Return the first three numbers of libtpu's version; high if not known."""
+  try:
+    found = importlib.metadata.version("libtpu")
+  except importlib.metadata.PackageNotFoundError:
+    return (sys.maxsize,)
+  return tuple(int(n) for n in re.findall(r"\d+", found)[:3])

@@ -81,7 +81,8 @@ ENTRY %main (a: bf16[64,256], x: bf16[1024,512], w: bf16[512,256]) -> bf16[512,2
   %w = bf16[512,256]{1,0} parameter(2)
   %begin = ((bf16[64,256]{1,0}), bf16[512,256]{1,0}) call-start(%a), async_execution_thread="sparsecore", to_apply=%called
   %y = bf16[1024,256]{1,0} convolution(%x, %w), dim_labels=bf_io->bf
-  ROOT %end = bf16[512,256]{1,0} call-done(%begin)
+  %on = ((bf16[64,256]{1,0}), bf16[512,256]{1,0}) call-update(%begin), to_apply=%called
+  ROOT %end = bf16[512,256]{1,0} call-done(%on)
 }
 """  # noqa: E501
 
