@@ -1,7 +1,7 @@
 # make quickstart   make data, train, sample, score: some minutes on two cores
 # make test         format, lint, types, tests: what continuous integration runs
 # make parity       hold modules and files to PyTorch's, which it installs
-# make compile-all  compile every pod experiment for its pod: half an hour or so
+# make compile-all  compile every pod experiment for its pod: an hour or so
 # make clean        delete the virtual environment and what tools left behind
 #
 # All set up .venv first, anew only when setup.cfg or pyproject.toml changed.

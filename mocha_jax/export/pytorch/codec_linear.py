@@ -1,5 +1,4 @@
 """A linear codec: blocks of pixels to latents and back by one product each."""
-# pyright: reportMissingImports=false
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config

@@ -10,7 +10,6 @@ the empty prompt, and zero vectors in place of speech.
   )
   frames = pipeline("A close-up of a man. He talks.", "speech.wav").frames[0]
 """
-# pyright: reportMissingImports=false
 
 import dataclasses
 import math

@@ -6,7 +6,6 @@ The linear-quadratic times (Movie Gen) take half of the steps up to t = 0.1,
 evenly, and the rest on the parabola that goes on with the same slope and ends
 at 1; "shifted_linear" has t / (t + shift (1 - t)) of even times.
 """
-# pyright: reportMissingImports=false
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config

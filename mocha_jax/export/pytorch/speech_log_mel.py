@@ -3,7 +3,6 @@
 Video frame i lasts from i / fps to (i + 1) / fps. It is cut into hops; each
 gives the energies, in mel bands, of a Hann window of 25 ms around its centre.
 """
-# pyright: reportMissingImports=false
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config

@@ -3,7 +3,6 @@
 Linear interpolation to video frames lies between convolutions and transformer
 (MoCha's paper, `interpolate` "before") or follows the layers ("after").
 """
-# pyright: reportMissingImports=false
 
 import torch
 from transformers import Wav2Vec2Model

@@ -1,5 +1,4 @@
 """Text as ids by a tokenizer.json, or byte by byte as ByT5 counts."""
-# pyright: reportMissingImports=false
 
 import pathlib
 

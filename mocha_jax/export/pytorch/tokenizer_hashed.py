@@ -1,5 +1,4 @@
 """Text as ids without a vocabulary file: a word's is its hash, a byte's it."""
-# pyright: reportMissingImports=false
 
 import hashlib
 import re

@@ -15,7 +15,6 @@ Letters: B clips, f h w a grid of latents, T = f h w video tokens, L text
 tokens, S speech tokens (video frames), R speech tokens in a window, N heads, H
 head width, D model width, c latent channels.
 """
-# pyright: reportMissingImports=false
 
 import json
 import math
