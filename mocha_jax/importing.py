@@ -4,10 +4,8 @@ import dataclasses
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
@@ -19,7 +17,7 @@ from mocha_jax.network import Network, paths
 from mocha_jax.sections import section
 from mocha_jax.training import stream
 from mocha_jax.weights import files, lora, movie_gen, tables, wan
-from mocha_jax.weights.tables import Entry, Leaf, Stored
+from mocha_jax.weights.tables import Entry, Stored
 
 # Of a pipeline of diffusers, the part that a backbone comes from.
 _COMPONENT = "transformer"
@@ -30,9 +28,9 @@ def bring_in(
 ) -> str:
   """Make a run whose checkpoint of step 0 holds the weights of a file.
 
-  Every parameter is read by those whose devices hold it, slice by slice, is
-  written, and is forgotten before the next. What hears, and adapters, start
-  fresh where the file lacks them. All processes call it alike.
+  Every parameter is read by those whose devices will hold it, layer by layer,
+  and written as it is read. What hears, and adapters, start fresh where the
+  file lacks them. All processes call it alike.
 
   source: what `weights.files.open_tensors` takes.
 
@@ -65,11 +63,12 @@ def bring_in(
   def promise(path, shape, where) -> stream.Promise:
     name = ".".join(str(key.key) for key in path)
     leaf = plan.leaves.get(name)
-    make = (
-      (lambda: fresh.make(name, where))
-      if leaf is None
-      else (lambda: _read(leaf, tensors, shape.dtype, where))
-    )
+
+    def make() -> stream.Read:
+      if leaf is None:
+        return stream.held(fresh.make(name, where))
+      return leaf.our_parameter(tensors, shape.dtype).read
+
     return stream.Promise(tuple(shape.shape), shape.dtype, where, make)
 
   with folders.appearing_whole(folder) as partial:
@@ -108,17 +107,6 @@ def _table(
     return sum(name in tensors for x in leaves.values() for name in x.names)
 
   return max(known, key=found)
-
-
-def _read(
-  leaf: Leaf, tensors: Mapping[str, Stored], dtype: Any, where: NamedSharding
-) -> jax.Array:
-  """Read a parameter, each device its slice."""
-
-  def part(index) -> np.ndarray:
-    return leaf.read_ours(tensors, index, dtype)
-
-  return jax.make_array_from_callback(leaf.shape, where, part)
 
 
 class _Fresh:

@@ -142,7 +142,10 @@ def adapted(exported, tmp_path) -> pathlib.Path:
   (folder / "config.json").write_text(configs.to_json(config))
   draw = np.random.default_rng(0).normal
   promise = lambda x: stream.Promise(
-    x.shape, x.dtype, None, lambda: jnp.asarray(draw(size=x.shape), x.dtype)
+    x.shape,
+    x.dtype,
+    None,
+    lambda: stream.held(jnp.asarray(draw(size=x.shape), x.dtype)),
   )
   shapes = run.make_network(config).shapes
   opened = run.open_run(folder)

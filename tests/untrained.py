@@ -61,7 +61,9 @@ def open_run(folder, given, codec):
 
 def save(opened, params):
   """Write the only checkpoint of a run."""
-  promise = lambda x: stream.Promise(x.shape, x.dtype, None, lambda: x)
+  promise = lambda x: stream.Promise(
+    x.shape, x.dtype, None, lambda: stream.held(x)
+  )
   stream.write(opened.checkpoints, jax.tree.map(promise, params))
 
 

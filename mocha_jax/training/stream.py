@@ -1,13 +1,13 @@
-"""Parameters of a checkpoint, written and read one at a time, or a part of one.
+"""Parameters of a checkpoint, written and read a part of one at a time.
 
 What is larger than the memory of a machine can so be brought into a checkpoint
-and out of it: no more than one parameter is in memory, or one layer of it.
+and out of it: no more than a layer of one parameter is in memory.
 """
 
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,33 +17,118 @@ import orbax.checkpoint as ocp
 _PART = 2**28  # Bytes on one device that are written as one.
 
 
+Index = tuple[slice, ...]
+Read = Callable[[Index], np.ndarray]  # A part of an array, by bounds.
+
+
 @dataclasses.dataclass(frozen=True)
 class Promise:
   """A parameter that is made when its turn to be written comes.
 
   sharding: where it will live; None: whole on one device.
+  make: returns what reads a part that lies on a device of this process;
+    index: slices of step 1, with both ends, of all axes.
   """
 
   shape: tuple[int, ...]
   dtype: np.dtype
   sharding: jax.sharding.Sharding | None
-  make: Callable[[], jax.Array]
+  make: Callable[[], Read]
 
   @property
   def size(self) -> int:
     """How many numbers it holds."""
     return math.prod(self.shape)
 
+  @property
+  def shard_shape(self) -> tuple[int, ...]:
+    """The shape of what a device holds."""
+    return (
+      self.sharding.shard_shape(self.shape) if self.sharding else self.shape
+    )
 
-class _OneByOne(ocp.type_handlers.ArrayHandler):
+  def shards(self) -> list[Index]:
+    """Return what this process writes: of all that hold a part, the first."""
+    whole = tuple(slice(0, size) for size in self.shape)
+    if self.sharding is None:
+      return [whole] if jax.process_index() == 0 else []
+    held_by = self.sharding.devices_indices_map(self.shape)
+    return [
+      _bounds(index, self.shape)
+      for device, index in held_by.items()
+      if device.process_index == jax.process_index()
+      and device == next(x for x, there in held_by.items() if there == index)
+    ]
+
+
+def held(array: jax.Array) -> Read:
+  """Return what reads parts of an array that devices of this process hold."""
+
+  def read(index: Index) -> np.ndarray:
+    for shard in array.addressable_shards:
+      there = _bounds(shard.index, array.shape)
+      pairs = list(zip(index, there, strict=True))
+      if all(y.start <= x.start and x.stop <= y.stop for x, y in pairs):
+        inside = (slice(x.start - y.start, x.stop - y.start) for x, y in pairs)
+        return np.asarray(shard.data)[tuple(inside)]
+    raise ValueError(f"no device of this process holds {index}")
+
+  return read
+
+
+def _bounds(index: Index, shape: Sequence[int]) -> Index:
+  """Return slices with both ends."""
+  return tuple(
+    slice(*part.indices(size)) for part, size in zip(index, shape, strict=True)
+  )
+
+
+class _PartByPart(ocp.type_handlers.ArrayHandler):
   """Makes what was promised, writes it, and forgets it before the next."""
 
   async def serialize(self, values: Any, infos, args=None):
     for value, info, arg in zip(values, infos, args or (), strict=True):
-      commits = [*await super().serialize([value.make()], [info], [arg])]
-      while commits:  # Each holds the array.
-        commits.pop().result()
+      await _write(value, info, arg)
     return []
+
+
+async def _write(promise: Promise, info, arg) -> None:
+  """Write a parameter, by rows of its chunks."""
+  import tensorstore
+
+  await info.await_path_creation()
+  spec = tensorstore.Spec(
+    ocp.type_handlers.get_json_tspec_write(
+      info,
+      use_ocdbt=info.is_ocdbt_checkpoint,
+      global_shape=promise.shape,
+      local_shape=promise.shard_shape,
+      dtype=promise.dtype,
+      process_index=jax.process_index(),
+      arg=arg,
+    )
+  )
+  if jax.process_index() == 0:
+    await tensorstore.open(
+      spec, create=True, open=True, context=info.ts_context
+    )
+  store = await tensorstore.open(
+    spec, open=True, assume_metadata=True, context=info.ts_context
+  )
+  read = promise.make()
+  for shard in promise.shards():
+    for index in _rows(shard, store.chunk_layout.write_chunk.shape):
+      await store[index].write(read(index))
+
+
+def _rows(index: Index, chunk: Sequence[int]) -> Iterator[Index]:
+  """Divide a part along its first axis as chunks divide it."""
+  if not index:
+    yield index
+    return
+  first, *rest = index
+  for start in range(first.start, first.stop, chunk[0]):
+    yield slice(start, min(start + chunk[0], first.stop)), *rest
 
 
 def save_args(x: Any) -> ocp.SaveArgs:
@@ -65,15 +150,15 @@ def write(folder: pathlib.Path, params: Any) -> None:
 
   params: a tree of promises.
   """
-  one_by_one = _OneByOne(
+  part_by_part = _PartByPart(
     use_replica_parallel=False,
     enable_write_sharding_file=False,
     array_metadata_store=None,
   )
   handler = ocp.PyTreeCheckpointHandler(
     type_handler_registry=ocp.type_handlers.create_type_handler_registry(
-      (Promise, one_by_one),
-      (jax.Array, one_by_one),  # Else Orbax warns that there is none.
+      (Promise, part_by_part),
+      (jax.Array, part_by_part),  # Else Orbax warns that there is none.
     ),
     use_compression=False,  # Weights hardly shrink.
   )
