@@ -15,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 _PART = 2**28  # Bytes on one device that are written as one.
+_ROW = 2**20  # Bytes that a layer has at least, where it is stored by itself.
 
 
 Index = tuple[slice, ...]
@@ -115,20 +116,28 @@ async def _write(promise: Promise, info, arg) -> None:
   store = await tensorstore.open(
     spec, open=True, assume_metadata=True, context=info.ts_context
   )
+  rows = max(1, _PART // _row_bytes(promise.shard_shape, promise.dtype))
+  if promise.shape:  # Whole chunks.
+    chunk = store.chunk_layout.write_chunk.shape[0]
+    rows = max(1, rows // chunk) * chunk
   read = promise.make()
   for shard in promise.shards():
-    for index in _rows(shard, store.chunk_layout.write_chunk.shape):
+    for index in _divided(shard, rows):
       await store[index].write(read(index))
 
 
-def _rows(index: Index, chunk: Sequence[int]) -> Iterator[Index]:
-  """Divide a part along its first axis as chunks divide it."""
+def _divided(index: Index, rows: int) -> Iterator[Index]:
+  """Divide a part along its first axis."""
   if not index:
     yield index
     return
   first, *rest = index
-  for start in range(first.start, first.stop, chunk[0]):
-    yield slice(start, min(start + chunk[0], first.stop)), *rest
+  for start in range(first.start, first.stop, rows):
+    yield slice(start, min(start + rows, first.stop)), *rest
+
+
+def _row_bytes(shape: Sequence[int], dtype: Any) -> int:
+  return math.prod(shape[1:]) * np.dtype(dtype).itemsize
 
 
 def save_args(x: Any) -> ocp.SaveArgs:
@@ -138,9 +147,11 @@ def save_args(x: Any) -> ocp.SaveArgs:
   """
   where = getattr(x, "sharding", None)
   shape = where.shard_shape(x.shape) if where else x.shape
-  if math.prod(shape) * np.dtype(x.dtype).itemsize <= _PART:
+  row = _row_bytes(shape, x.dtype)
+  if math.prod(shape[:1]) * row <= _PART:
     return ocp.SaveArgs()
-  return ocp.SaveArgs(shard_axes=(0,), chunk_byte_size=_PART)
+  by_rows = (0,) if row >= _ROW else ()
+  return ocp.SaveArgs(shard_axes=by_rows, chunk_byte_size=_PART)
 
 
 def write(folder: pathlib.Path, params: Any) -> None:
