@@ -224,7 +224,7 @@ def stack(
   """Return all layers of a config as one block, axis 0 of all it has."""
 
   @nnx.split_rngs(splits=config.layers)
-  @nnx.vmap(in_axes=(0,))
+  @nnx.scan(in_axes=(0,), out_axes=0)  # By layers: vmap draws all at once.
   def blocks(rngs):
     return block(config, rngs=rngs)
 
