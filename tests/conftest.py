@@ -43,6 +43,10 @@ CHECKED = [
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 
+def pytest_addoption(parser):
+  parser.addoption("--run", help="folder of a finished run to play elsewhere")
+
+
 @pytest.fixture
 def tiny_config():
   """The config of tests/tiny.py, for the test alone to change."""

@@ -116,10 +116,9 @@ async def _write(promise: Promise, info, arg) -> None:
   store = await tensorstore.open(
     spec, open=True, assume_metadata=True, context=info.ts_context
   )
-  rows = max(1, _PART // _row_bytes(promise.shard_shape, promise.dtype))
-  if promise.shape:  # Whole chunks.
-    chunk = store.chunk_layout.write_chunk.shape[0]
-    rows = max(1, rows // chunk) * chunk
+  chunk = (store.chunk_layout.write_chunk.shape or (1,))[0] or 1
+  bytes_of_chunk = chunk * _row_bytes(promise.shard_shape, promise.dtype)
+  rows = chunk * max(1, _PART // bytes_of_chunk)
   read = promise.make()
   for shard in promise.shards():
     for index in _divided(shard, rows):

@@ -1,8 +1,5 @@
 import dataclasses
-import pathlib
 import re
-import subprocess
-import sys
 import typing
 from typing import Any
 
@@ -29,10 +26,9 @@ from mocha_jax.network import Network, paths
 from mocha_jax.weights import speech as weights_of_speech
 from mocha_jax.weights import tables
 from tests import frozen_encoders, numerics, small_wan, tiny, untrained
-from tests.parity import compare
+from tests.parity import compare, without_jax
 
 STEPS = 10
-PLAYER = pathlib.Path(__file__).parent / "without_jax.py"
 
 
 VARIANTS = {
@@ -132,7 +128,7 @@ def test_without_jax_the_same_clip_comes_out(variant, tmp_path):
     frames=clip["frames"],
     noise=noise,
   )
-  made = play(folder, tmp_path, inputs | dict(dtype="float32"))
+  made = without_jax.play(folder, tmp_path, inputs | dict(dtype="float32"))
   assert not made["jax"]
   assert made["folds"] == 1  # Once per clip, not per step.
   numerics.assert_sampled_alike(made["features"], conditions[0].speech[0])
@@ -141,7 +137,7 @@ def test_without_jax_the_same_clip_comes_out(variant, tmp_path):
   difference = np.rint(255 * made["frames"]).astype(int) - frames
   assert np.abs(difference).max() <= 1  # Halves may round either way.
   if variant == "movie_gen_with_all":
-    half = play(folder, tmp_path, inputs | dict(dtype="bfloat16"))
+    half = without_jax.play(folder, tmp_path, inputs | dict(dtype="bfloat16"))
     error = np.sqrt(np.mean((half["latents"] - latents) ** 2))
     assert 0 < error < 0.05 * np.sqrt(np.mean(latents**2))
 
@@ -154,21 +150,6 @@ def test_more_text_encoders_than_the_pipeline_takes_are_refused(tmp_path):
   with pytest.raises(NotImplementedError, match=r"has 4 encoders.*at most 3"):
     diffusers_folder.write(opened, untrained.stored(params), folder)
   assert not folder.exists()
-
-
-def play(folder, place, inputs):
-  """Return what comes out of a folder in a process without JAX."""
-  np.savez(place / "given.npz", **inputs)
-  subprocess.run(
-    [
-      *(sys.executable, PLAYER, folder),
-      *(place / "given.npz", place / "made.npz"),
-    ],
-    check=True,
-    cwd=place,
-    env={"HF_HOME": str(place / "cache"), "OMP_NUM_THREADS": "1"},
-  )
-  return dict(np.load(place / "made.npz"))
 
 
 @pytest.mark.parametrize("order", ["none", "slots", "rope"])

@@ -15,7 +15,8 @@ class Noted:
   """An array that notes how much of it is read at once."""
 
   def __init__(self, shape):
-    self.array = np.random.default_rng(0).standard_normal(shape, np.float32)
+    rng = np.random.default_rng(0)
+    self.array = np.asarray(rng.standard_normal(shape), np.float32)
     self.reads = []
 
   def read(self, index) -> np.ndarray:
