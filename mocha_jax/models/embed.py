@@ -27,11 +27,15 @@ class TimeEmbedding(nnx.Module):
     self.second = Linear(sizes, "O D", rngs=rngs)
 
   def __call__(self, t: Float[Array, "B"]) -> Float[Array, "B D"]:
-    half = TIME_FEATURES // 2
-    frequency = 10_000.0 ** (-jnp.arange(half) / half)
-    angle = 1000.0 * t[:, None] * frequency
-    features = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
-    return self.second(jax.nn.silu(self.first(features)))
+    return self.second(jax.nn.silu(self.first(sinusoids(t))))
+
+
+def sinusoids(t: Float[Array, "B"]) -> Float[Array, "B E"]:
+  """Return cosines, then sines, of 1000 t at falling frequencies."""
+  half = TIME_FEATURES // 2
+  frequency = 10_000.0 ** (-jnp.arange(half) / half)
+  angle = 1000.0 * t[:, None] * frequency
+  return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
 class Positions(nnx.Module):
