@@ -13,11 +13,11 @@ from fractions import Fraction
 import av
 import numpy as np
 import soundfile
-import soxr
 from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import Float, UInt8
 
 from mocha_jax import decode
+from mocha_jax.resampling import resample
 
 Path = decode.Path
 
@@ -183,16 +183,6 @@ def measure_lag(
   spectrum = np.fft.rfft(sound, size) * np.conj(np.fft.rfft(reference, size))
   lag = int(np.argmax(np.fft.irfft(spectrum, size)))
   return lag - size if lag >= len(sound) else lag
-
-
-def resample(
-  sound: Float[np.ndarray, "A"], rate: int, wanted: int
-) -> Float[np.ndarray, "_"]:
-  """Change the samples per second; sample 0 stays the same moment."""
-  sound = sound.astype(np.float32)
-  if rate == wanted:
-    return sound
-  return soxr.resample(sound, rate, wanted, quality="VHQ")
 
 
 def _sound_of_video(path: Path) -> tuple[np.ndarray, int]:

@@ -42,7 +42,7 @@ LACKING = (
 )
 # What may be imported besides, where it is used: inside a function.
 WHEN_USED = {
-  "encoders": {"librosa", "soxr", "tokenizers"},
+  "encoders": {"librosa", "tokenizers"},
   "kernels": {"torch"},  # To be compared with.
   "training": {"tensorboardX", "tensorstore", "rich"},
 }
@@ -56,6 +56,7 @@ LEAVES = {
   "mocha_jax.sections",
   "mocha_jax.network",
   "mocha_jax.chips",
+  "mocha_jax.resampling",
   "mocha_jax.tpu_compiler",
 }
 MAY_IMPORT = {

@@ -1,6 +1,6 @@
 """A run as a folder that PyTorch's diffusers loads, without us or JAX.
 
-  model_index.json   pipeline_mocha.py   prompts.py
+  model_index.json   pipeline_mocha.py   prompts.py   resampling.py
   transformer/       transformer_*.py, config.json, sharded safetensors, index
   scheduler/         scheduler_flow.py, scheduler_config.json
   vae/               codec_*.py (or diffusers' own), config.json, safetensors
@@ -94,8 +94,9 @@ def write(
     },
   )
   copy(PIPELINE, folder)
-  prompts = importlib.resources.files("mocha_jax") / "prompts.py"
-  (folder / "prompts.py").write_bytes(prompts.read_bytes())
+  for name in ("prompts.py", "resampling.py"):
+    ours = importlib.resources.files("mocha_jax") / name
+    (folder / name).write_bytes(ours.read_bytes())
 
 
 def _transformer(

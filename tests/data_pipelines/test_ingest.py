@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from data_pipelines import ingest, records
-from mocha_jax import media
+from mocha_jax import media, resampling
 from tests import media_files
 from tests.media_files import KINDS, Media
 
@@ -205,7 +205,7 @@ class TestSpeech:
 
   def lag(self, speech) -> int:
     """Return how far speech lies behind the one that is written to files."""
-    wanted = media.resample(tone(), 44_100, CLIP.sample_rate)
+    wanted = resampling.resample(tone(), 44_100, CLIP.sample_rate)
     return media.measure_lag(speech, wanted)
 
   @pytest.mark.parametrize("name", ["a.wav", "a_speech.wav"])

@@ -12,7 +12,6 @@ the empty prompt, and zero vectors in place of speech.
 """
 
 import dataclasses
-import math
 import os
 
 import numpy as np
@@ -25,6 +24,7 @@ from diffusers.video_processor import VideoProcessor
 
 from .prompts import format as format_prompt
 from .prompts import parse as parse_prompt
+from .resampling import resample
 
 
 @dataclasses.dataclass
@@ -234,7 +234,7 @@ class MochaPipeline(DiffusionPipeline):
     wanted = self.config.sample_rate
     if isinstance(speech, (str, os.PathLike)):
       samples, rate = soundfile.read(speech, dtype="float32", always_2d=True)
-      wave = resample(torch.from_numpy(samples.mean(1)), rate, wanted)
+      wave = torch.from_numpy(resample(samples.mean(1), rate, wanted))
     else:
       wave = torch.as_tensor(np.asarray(speech), dtype=torch.float32)
     if wave.ndim != 1:
@@ -288,32 +288,3 @@ class MochaPipeline(DiffusionPipeline):
     return self.video_processor.postprocess_video(
       frames.float(), output_type=output_type
     )
-
-
-def resample(
-  samples: torch.Tensor, rate: int, wanted: int, zeros: int = 64
-) -> torch.Tensor:
-  """Change the samples per second; sample 0 stays the same moment.
-
-    y[k] = sum_i x[i] h(k rate / wanted - i)
-
-  with h a sinc, windowed by Kaiser's, that lets half the lower rate through.
-  """
-  if rate == wanted:
-    return samples
-  common = math.gcd(rate, wanted)
-  down, up = rate // common, wanted // common
-  cut = 0.97 * min(1.0, up / down)  # Of half the rate of the samples.
-  reach = math.ceil(zeros / cut)
-  phase = torch.arange(up, dtype=torch.float64) * down / up
-  near = torch.arange(-reach, reach + down, dtype=torch.float64)
-  offset = phase[:, None] - near
-  inside = (1 - (offset / reach).square()).clamp(min=0)
-  window = torch.special.i0(14.0 * inside.sqrt()) / torch.special.i0(
-    torch.tensor(14.0, dtype=torch.float64)
-  )
-  filters = (cut * torch.sinc(cut * offset) * window)[:, None]
-  count = -(-len(samples) * wanted // rate)
-  padded = torch.nn.functional.pad(samples.double(), (reach, reach + 2 * down))
-  out = torch.nn.functional.conv1d(padded[None, None], filters, stride=down)
-  return out[0].T.flatten()[:count].float()
