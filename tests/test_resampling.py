@@ -40,6 +40,6 @@ def test_there_are_as_many_samples_as_the_sound_lasts(count, rate, wanted):
 
 
 def test_what_has_the_rate_or_no_sample_stays():
-  sound = np.float32([0.1, -0.2])
+  sound = np.array([0.1, -0.2], np.float32)
   np.testing.assert_array_equal(resample(sound, 16_000, 16_000), sound)
   assert resample(sound[:0], 44_100, 16_000).shape == (0,)
