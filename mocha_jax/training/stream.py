@@ -1,7 +1,8 @@
 """Parameters of a checkpoint, written and read a part of one at a time.
 
-What is larger than the memory of a machine can so be brought into a checkpoint
-and out of it: no more than a layer of one parameter is in memory.
+What is larger than the memory of a machine can so be brought into a checkpoint,
+and out of it: a few layers of a parameter are in memory at a time, or the whole
+of one whose layers were not stored apart.
 """
 
 import dataclasses
@@ -14,8 +15,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-_PART = 2**28  # Bytes on one device that are written as one.
-_ROW = 2**20  # Bytes that a layer has at least, where it is stored by itself.
+_PART = 2**28  # Bytes that are written as one.
+_ROW = (
+  2**20
+)  # Bytes that a device has at least of a layer that is stored apart.
 
 
 Index = tuple[slice, ...]
@@ -35,11 +38,6 @@ class Promise:
   dtype: np.dtype
   sharding: jax.sharding.Sharding | None
   make: Callable[[], Read]
-
-  @property
-  def size(self) -> int:
-    """How many numbers it holds."""
-    return math.prod(self.shape)
 
   @property
   def shard_shape(self) -> tuple[int, ...]:
@@ -118,11 +116,13 @@ async def _write(promise: Promise, info, arg) -> None:
   )
   chunk = (store.chunk_layout.write_chunk.shape or (1,))[0] or 1
   bytes_of_chunk = chunk * _row_bytes(promise.shard_shape, promise.dtype)
-  rows = chunk * max(1, _PART // bytes_of_chunk)
+  rows = chunk * max(1, _PART // max(1, bytes_of_chunk))
   read = promise.make()
   for shard in promise.shards():
     for index in _divided(shard, rows):
-      await store[index].write(read(index))
+      part = read(index)
+      assert part.shape == store[index].shape  # Else it would be broadcast.
+      await store[index].write(part)
 
 
 def _divided(index: Index, rows: int) -> Iterator[Index]:
@@ -140,16 +140,17 @@ def _row_bytes(shape: Sequence[int], dtype: Any) -> int:
 
 
 def save_args(x: Any) -> ocp.SaveArgs:
-  """Say how to write an array: layer by layer if a device holds much of it.
+  """Say how to write an array: a large one layer by layer, if they are large.
+
+  Then export reads a layer alone, wherever the array lay.
 
   x: has a shape and a type and, unless it lies whole on a device, a sharding.
   """
   where = getattr(x, "sharding", None)
   shape = where.shard_shape(x.shape) if where else x.shape
-  row = _row_bytes(shape, x.dtype)
-  if math.prod(shape[:1]) * row <= _PART:
+  if math.prod(x.shape) * np.dtype(x.dtype).itemsize <= _PART:
     return ocp.SaveArgs()
-  by_rows = (0,) if row >= _ROW else ()
+  by_rows = (0,) if _row_bytes(shape, x.dtype) >= _ROW else ()
   return ocp.SaveArgs(shard_axes=by_rows, chunk_byte_size=_PART)
 
 
@@ -188,23 +189,32 @@ def write(folder: pathlib.Path, params: Any) -> None:
 class Saved:
   """A parameter in a checkpoint, read when it is wanted, a part at a time.
 
-  Of one that was not written layer by layer all is read, and stays in memory
-  until another is, so that the next part of it need not be read again.
+  Of one whose layers were not stored apart all is read, and kept for the next
+  part of it: one that is large, and small ones that are not more together.
   """
 
   def __init__(self, store: Any, whole: "dict[Saved, np.ndarray]"):
     self._store, self._whole = store, whole
     self.shape = tuple(store.shape)
     self.dtype = np.dtype(store.dtype.numpy_dtype)
+    self._bytes = math.prod(self.shape) * self.dtype.itemsize
 
   def read(self, index: tuple[slice, ...] = ()) -> np.ndarray:
     """Return a part; index: slices of step 1 of the first axes."""
     if not self.shape or self._store.chunk_layout.read_chunk.shape[0] == 1:
       return np.asarray(self._store[index].read().result())
     if self not in self._whole:
-      self._whole.clear()  # Before the next takes its place in memory.
+      self._make_room()
       self._whole[self] = np.asarray(self._store.read().result())
     return self._whole[self][index]
+
+  def _make_room(self) -> None:
+    """Forget the large one for a large one, the oldest small for a small."""
+    alike = [
+      x for x in self._whole if (x._bytes > _PART) == (self._bytes > _PART)
+    ]
+    while alike and sum(x._bytes for x in alike) + self._bytes > _PART:
+      del self._whole[alike.pop(0)]
 
 
 def read(
@@ -226,6 +236,8 @@ def read(
     try:
       store = tensorstore.open({"driver": "zarr", "kvstore": kvstore}).result()
     except ValueError as error:
+      if not str(error).startswith("NOT_FOUND"):
+        raise ValueError(f"{folder / part}: {path}: {error}") from error
       raise ValueError(f"{folder / part} holds no {path}") from error
     found[path] = Saved(store, whole)
   return found

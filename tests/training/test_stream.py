@@ -86,3 +86,62 @@ def test_every_part_of_devices_is_written_once(saved, axes):
   assert max(noted.reads) <= max(2**14, noted.array[0].nbytes)
   numerics.assert_same(stored["x"].read(), noted.array)
   numerics.assert_same(stored["held"].read(), noted.array)
+
+
+class Counting:
+  """A store that counts how often the whole of it is read."""
+
+  def __init__(self, store):
+    self.store, self.wholes = store, 0
+
+  def __getattr__(self, name):
+    return getattr(self.store, name)
+
+  def __getitem__(self, index):
+    return self.store[index]
+
+  def read(self):
+    self.wholes += 1
+    return self.store.read()
+
+
+def count(params):
+  """Replace the stores of what was saved by such that count."""
+  for x in params.values():
+    x._store = Counting(x._store)
+  return [x._store for x in params.values()]
+
+
+def test_layers_of_a_sharded_parameter_are_read_one_by_one(saved):
+  mesh = Mesh(np.array(jax.devices()), "a")
+  noted = Noted((6, 128, 64))  # No device has as much as is written at once.
+  sharding = NamedSharding(mesh, PartitionSpec(None, "a"))
+  stored = saved(x=noted.promise(sharding))
+  (store,) = count(stored)
+  numerics.assert_same(stored["x"].read((slice(4, 5),)), noted.array[4:5])
+  assert store.wholes == 0
+
+
+def test_what_must_be_read_whole_is_read_once_beside_small_ones(saved):
+  large, other = Noted((1024, 8)), Noted((1024, 8))
+  small = {name: Noted((16, 8)) for name in ("down", "up")}
+  arrays = dict(large=large, **small, other=other)
+  stored = saved(**{name: x.promise() for name, x in arrays.items()})
+  stores = count(stored)
+  for names in (("large", "down", "up"), ("other", "down", "up")):
+    for row in range(3):
+      for name in names:
+        part = stored[name].read((slice(row, row + 1),))
+        numerics.assert_same(part, arrays[name].array[row : row + 1])
+  assert [x.wholes for x in stores] == [1, 1, 1, 1]
+  assert stored["large"] not in stored["large"]._whole
+
+
+def test_what_is_read_is_not_broadcast(saved):
+  noted = Noted((4, 8))
+  promise = noted.promise()
+  short = stream.Promise(
+    promise.shape, promise.dtype, None, lambda: lambda _: noted.array[:1]
+  )
+  with pytest.raises(AssertionError):
+    saved(x=short)
