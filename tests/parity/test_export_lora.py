@@ -173,13 +173,45 @@ def test_imported_they_are_the_same(made, tmp_path):
   numerics.assert_same(got, jax.device_get(paths(params)))
 
 
+def test_what_peft_says_besides_is_taken(made, tmp_path):
+  theirs, file = load(made, "apart"), made[-1] / "apart" / FILE
+  wanted = load(made, "apart")
+  wanted.add_lora(file)
+  with safetensors.safe_open(file, "np") as held:
+    told = json.loads(held.metadata()[METADATA])
+  told |= {
+    f"transformer.{name}": value
+    for name, value in dict(
+      peft_type="LORA",
+      bias="none",
+      lora_dropout=0.1,
+      init_lora_weights=True,
+      use_dora=False,
+      rank_pattern={},
+      modules_to_save=None,
+    ).items()
+  }
+  tensors = files.open_tensors(file)
+  files.write(tmp_path / FILE, tensors, {METADATA: json.dumps(told)})
+  theirs.add_lora(tmp_path / FILE)
+  assert_equal(theirs.state_dict(), wanted.state_dict())
+
+
 @pytest.mark.parametrize(
   ("change", "says"),
   [
-    (lambda held, told: (held, {}), r"lora_adapter_metadata has \[\]"),
+    (lambda held, told: (held, {}), r"lacks lora_alpha, r, target_modules"),
+    (
+      lambda held, told: (held, told | {"transformer.alpha_pattern": {"a": 1}}),
+      r"sets alpha_pattern",
+    ),
+    (
+      lambda held, told: (held, told | {"text_encoder.r": 4}),
+      r"sets text_encoder\.r",
+    ),
     (
       lambda held, told: (held, told | {"transformer.use_dora": True}),
-      r"transformer\.use_dora",
+      r"sets use_dora",
     ),
     (
       lambda held, told: (dict(sorted(held.items())[1:]), told),
@@ -197,7 +229,10 @@ def test_imported_they_are_the_same(made, tmp_path):
       r"does not fit this model in transformer\.blocks",
     ),
   ],
-  ids=["no_alpha", "other_kind", "half_a_pair", "no_such_layer", "rank"],
+  ids=[
+    *("no_alpha", "pattern", "other_part", "other_kind"),
+    *("half_a_pair", "no_such_layer", "rank"),
+  ],
 )
 def test_a_file_that_does_not_fit_changes_nothing(made, tmp_path, change, says):
   theirs, file = load(made, "apart"), made[-1] / "apart" / FILE

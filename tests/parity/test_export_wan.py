@@ -179,7 +179,7 @@ def test_without_speech_it_is_wan(theirs):
 ALIKE = (
   *("Folded", "Heard", "RMSNorm", "SpeechProjector", "SpeechWindowAttention"),
   *("GlobalSpeechAttention", "frequencies", "rotated"),
-  *("make_speech_attention", "keep_islands", "Adaptable"),
+  *("make_speech_attention", "keep_islands", "Adaptable", "adapter_settings"),
   *("Attention", "SwiGLU", "TextBlock", "TrainedText"),
 )
 

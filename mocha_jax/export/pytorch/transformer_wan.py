@@ -31,6 +31,13 @@ from torch.nn import functional
 
 EPSILON = 1e-6
 ADAPTER_SETTINGS = ("r", "lora_alpha", "target_modules")
+# PEFT's settings that say how adapters were trained, not what they add.
+HOW_TRAINED = {
+  *("auto_mapping", "base_model_name_or_path", "exclude_modules"),
+  *("inference_mode", "lora_dropout", "megatron_core", "peft_type"),
+  *("peft_version", "qalora_group_size", "revision", "runtime_config"),
+  "task_type",
+}
 
 
 class Folded(NamedTuple):
@@ -293,13 +300,9 @@ class Adaptable(nn.Module):
     with safetensors.safe_open(file, "pt") as held:
       tensors = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
       metadata = held.metadata() or {}
-    told = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    if {*told} != {f"transformer.{name}" for name in ADAPTER_SETTINGS}:
-      raise ValueError(
-        f"{file}: lora_adapter_metadata has {sorted(told)}, but what counts "
-        f"here is {', '.join(ADAPTER_SETTINGS)} of the transformer"
-      )
-    rank, alpha = told["transformer.r"], told["transformer.lora_alpha"]
+    rank, alpha = adapter_settings(
+      json.loads(metadata.get("lora_adapter_metadata", "{}")), file
+    )
     kernels, shapes = {}, {}
     for name, module in self.named_modules():
       stem = f"transformer.{name}.lora"
@@ -325,6 +328,30 @@ class Adaptable(nn.Module):
     for name, base in self.bases.items():
       self.get_parameter(name).copy_(base)
     self.bases.clear()
+
+
+def adapter_settings(told: dict, file: str | os.PathLike) -> tuple[int, float]:
+  """Return the rank and alpha of adapters from what a file tells of them.
+
+  Raises:
+    ValueError: it lacks a setting, or has one that changes what they add.
+  """
+  told = {name.removeprefix("transformer."): x for name, x in told.items()}
+  if lacking := sorted({*ADAPTER_SETTINGS} - {*told}):
+    raise ValueError(
+      f"{file}: lora_adapter_metadata of the transformer lacks "
+      f"{', '.join(lacking)}"
+    )
+  if told.get("init_lora_weights") in (True, "gaussian"):
+    del told["init_lora_weights"]  # Others change what they are added to.
+  unknown = told.keys() - {*ADAPTER_SETTINGS} - HOW_TRAINED
+  unset = (None, False, "none", [], {})
+  if strange := sorted(name for name in unknown if told[name] not in unset):
+    raise ValueError(
+      f"{file}: lora_adapter_metadata sets {', '.join(strange)}, which "
+      "adapters here do not have"
+    )
+  return told["r"], told["lora_alpha"]
 
 
 def keep_islands(model: nn.Module) -> None:
