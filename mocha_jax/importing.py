@@ -16,7 +16,7 @@ from mocha_jax.launch import processes
 from mocha_jax.network import Network, paths
 from mocha_jax.sections import section
 from mocha_jax.training import stream
-from mocha_jax.weights import files, lora, movie_gen, tables, wan
+from mocha_jax.weights import files, lora, misfits, movie_gen, tables, wan
 from mocha_jax.weights.tables import Entry, Stored
 
 # Of a pipeline of diffusers, the part that a backbone comes from.
@@ -30,7 +30,7 @@ def bring_in(
 
   Every parameter is read by those whose devices will hold it, layer by layer,
   and written as it is read. What hears, and adapters, start fresh where the
-  file lacks them. All processes call it alike.
+  file has nothing of them. All processes call it alike.
 
   source: what `weights.files.open_tensors` takes.
 
@@ -38,8 +38,8 @@ def bring_in(
     What was found, in one line.
 
   Raises:
-    ValueError: keys of either side are missing, extra or misshapen; or the
-      folder is there already.
+    ValueError: keys of either side are missing, extra, misshapen or of no type
+      for weights; or a tensor is not finite; or the folder is there already.
   """
   text = configs.to_json(config)
   processes.agree("config", text)
@@ -50,11 +50,12 @@ def bring_in(
       for name, tensor in files.open_tensors(source / lora.FILE).items()
     }
   network = run.make_network(config)
-  plan = tables.plan(
-    _table(config, network, tensors),
-    *(network.shapes, network.letters, tensors),
-    fresh=wan.FRESH,
-  )
+  with misfits.of(source):
+    plan = tables.plan(
+      _table(config, network, tensors),
+      *(network.shapes, network.letters, tensors),
+      fresh=wan.FRESH,
+    )
   mesh = sharding.make_mesh(
     section(sharding.MeshConfig, config.to_dict()["mesh"], "mesh")
   )
@@ -71,7 +72,7 @@ def bring_in(
 
     return stream.Promise(tuple(shape.shape), shape.dtype, where, make)
 
-  with folders.appearing_whole(folder) as partial:
+  with misfits.of(source), folders.appearing_whole(folder) as partial:
     opened = run.Run(partial, config)
     stream.write(
       opened.checkpoints,
@@ -87,7 +88,11 @@ def bring_in(
 def _table(
   config: ConfigDict, network: Network, tensors: Mapping[str, Stored]
 ) -> Sequence[Entry]:
-  """Return the table, of those that the backbone has, with most names there."""
+  """Return the table, of those that the backbone has, with most names there.
+
+  Raises:
+    Misfit: none has any.
+  """
   model = config.to_dict()["model"]
   theirs: list[Sequence[Entry]]
   if model["name"] == "wan":
@@ -106,7 +111,11 @@ def _table(
     leaves = tables.bind(entries, network.shapes, network.letters)
     return sum(name in tensors for x in leaves.values() for name in x.names)
 
-  return max(known, key=found)
+  counts = [found(table) for table in known]
+  if not any(counts):
+    whose = "Wan's or ours" if model["name"] == "wan" else "ours"
+    raise misfits.strangers(tensors, whose)
+  return known[counts.index(max(counts))]
 
 
 class _Fresh:

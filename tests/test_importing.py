@@ -169,14 +169,59 @@ def test_adapters_are_exported_apart_or_merged(adapted, tmp_path, apart):
     numerics.assert_same(got, paths(lora.merge(nested(had), config)))
 
 
-def test_keys_that_do_not_fit_are_named_and_nothing_stays(exported, tmp_path):
+@pytest.fixture
+def refused(exported, tmp_path):
+  """Import tensors in vain; return what is said after the file."""
+  config = configs.load(str(exported / "config.json"))
+  file = tmp_path / "x.safetensors"
+
+  def bring_in(tensors) -> str:
+    files.write(file, tensors)
+    with pytest.raises(ValueError) as error:
+      importing.bring_in(config, file, tmp_path / "run")
+    assert [*tmp_path.iterdir()] == [file]
+    start, said = str(error.value).split(": ", 1)
+    assert start == str(file)
+    return said
+
+  return bring_in
+
+
+def test_keys_that_do_not_fit_are_named_and_nothing_stays(exported, refused):
   tensors = dict(files.open_tensors(exported))
   tensors["stranger"] = tensors.pop("out.kernel")
-  files.write(tmp_path / "x.safetensors", tensors)
-  config = configs.load(str(exported / "config.json"))
-  with pytest.raises(ValueError, match=r"missing out\.kernel.*extra stranger"):
-    importing.bring_in(config, tmp_path / "x.safetensors", tmp_path / "run")
-  assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+  said = refused(tensors)
+  assert said.startswith("2 tensors do not fit: missing out.kernel (for")
+  assert "extra stranger" in said
+
+
+def test_half_of_what_hears_is_not_drawn(exported, refused):
+  tensors = {
+    name: x
+    for name, x in files.open_tensors(exported).items()
+    if not name.endswith(("speech.first.kernel", "speech_attention.key"))
+  }
+  said = refused(tensors)
+  assert "missing speech.first.kernel" in said
+  assert "missing blocks.0.speech_attention.key (for" in said
+
+
+def test_a_file_of_another_kind_is_told_by_its_own_names(exported, refused):
+  tensors = files.open_tensors(exported)
+  said = refused({f"model.{name}": x for name, x in tensors.items()})
+  first = ", ".join(f"model.{name}" for name in sorted(tensors)[:3])
+  assert said == (
+    f"none of its tensors ({len(tensors)}) has a name of ours; first comes "
+    f"{first}"
+  )
+
+
+def test_what_is_not_finite_is_named_and_nothing_stays(exported, refused):
+  tensors = dict(files.open_tensors(exported))
+  weight = tensors["blocks.0.mlp.up"].read()
+  weight[0, 0] = np.nan
+  said = refused(tensors | {"blocks.0.mlp.up": files.in_memory(weight)})
+  assert said.startswith("blocks.0.mlp.up holds NaN or infinity")
 
 
 def test_a_folder_that_is_there_is_refused(exported, tmp_path):

@@ -145,7 +145,7 @@ class WanVAE(OnGrid):
 
   def _foreign(self) -> dict[str, np.ndarray]:
     """Read other people's weights."""
-    from mocha_jax.weights import files, tables, wan_vae
+    from mocha_jax.weights import files, misfits, tables, wan_vae
 
     if not self.config.weights:
       raise ValueError(
@@ -156,13 +156,14 @@ class WanVAE(OnGrid):
       tensors = files.open_tensors(self.source, "vae")
       entries = wan_vae.entries(tensors)
       shapes, letters = self.network.shapes, self.network.letters
-      plan = tables.plan(entries, shapes, letters, tensors)
+      with misfits.of(self.source):
+        plan = tables.plan(entries, shapes, letters, tensors)
+        return {
+          path: leaf.read_ours(tensors, dtype=np.float32)
+          for path, leaf in plan.leaves.items()
+        }
     except (OSError, ValueError) as error:
       raise ValueError(f"config.codec.weights: {error}") from error
-    return {
-      path: leaf.read_ours(tensors, dtype=np.float32)
-      for path, leaf in plan.leaves.items()
-    }
 
   @functools.cached_property
   def _on_device(self) -> Any:

@@ -68,7 +68,7 @@ class Frozen:
     Raises:
       ValueError: as `check_files`.
     """
-    from mocha_jax.weights import files, tables
+    from mocha_jax.weights import files, misfits, tables
 
     if not self.config.weights:
       raise ValueError(
@@ -80,7 +80,8 @@ class Frozen:
       tensors = files.open_tensors(path)
       entries, ignored = self.table(tensors)
       shapes, letters = self.network.shapes, self.network.letters
-      plan = tables.plan(entries, shapes, letters, tensors, ignored=ignored)
+      with misfits.of(path):
+        plan = tables.plan(entries, shapes, letters, tensors, ignored=ignored)
     except (OSError, ValueError) as error:
       raise ValueError(
         f"weights of the encoder {self.config.name!r}: {error}"
@@ -90,6 +91,7 @@ class Frozen:
   @functools.cached_property
   def params(self) -> Any:
     """The parameters, in the type of the config, on the devices."""
+    from mocha_jax.weights import misfits
 
     plan, tensors = self.open_files()
     dtype = jax.numpy.dtype(self.config.dtype)
@@ -97,7 +99,10 @@ class Frozen:
     places = paths(self.network.shardings(self.mesh))
     for path, leaf in plan.leaves.items():
       read = lambda index, leaf=leaf: leaf.read_ours(tensors, index, dtype)
-      flat[path] = jax.make_array_from_callback(leaf.shape, places[path], read)
+      with misfits.of(self.config.weights):
+        flat[path] = jax.make_array_from_callback(
+          leaf.shape, places[path], read
+        )
     return nested(flat)
 
   def release(self) -> None:

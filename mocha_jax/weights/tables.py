@@ -12,12 +12,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import einops
+import ml_dtypes
 import numpy as np
 
 from mocha_jax.network import paths
+from mocha_jax.weights.misfits import Item, Misfit, misfit
 
 _LAYER = "{layer}"
 _ALIGNED = 64  # Bytes.
+_FLOATS = tuple(  # What weights come in. Smaller ones need scales beside them.
+  np.dtype(x) for x in ("float64", "float32", "float16", ml_dtypes.bfloat16)
+)
 
 Index = tuple[slice, ...]
 
@@ -109,16 +114,22 @@ class Leaf:
     """Return a part of the parameter, reading no more than it needs.
 
     index: slices of step 1 of the first axes of the parameter.
+
+    Raises:
+      Misfit: what is read is not finite, or is not in this type.
     """
-    names, sources = self.names, [tensors[name] for name in self.names]
-    bounds = _bounds(index, self.shape)
+    bounds, names = _bounds(index, self.shape), self.names
     shape = tuple(end - start for start, end in bounds)
-    out = _empty(shape, sources[0].dtype if dtype is None else dtype)
+    out = _empty(shape, tensors[names[0]].dtype if dtype is None else dtype)
     if self.layers is None:
-      out[...] = self._read(sources[0], bounds, self.theirs, self.ours)
-      return out
-    for row, i in enumerate(range(len(names))[slice(*bounds[0])]):
-      out[row] = self._read(sources[i], bounds[1:], self.theirs, self.ours)
+      chosen, parts, of_layer = names, out[None], bounds
+    else:
+      chosen, parts, of_layer = names[slice(*bounds[0])], out, bounds[1:]
+    for row, name in enumerate(chosen):
+      part = parts[row, ...]
+      part[...] = self._read(tensors[name], of_layer, self.theirs, self.ours)
+      if not np.isfinite(part).all():
+        raise Misfit(f"{name} holds NaN or infinity, read as {out.dtype}")
     return out
 
   def our_parameter(self, tensors: Mapping[str, Stored], dtype: Any) -> Stored:
@@ -227,50 +238,68 @@ def plan(
   letters: Any,
   theirs: Mapping[str, Any],
   *,
-  fresh: Sequence[str] = (),
+  fresh: Sequence[Sequence[str]] = (),
   ignored: Sequence[str] = (),
 ) -> Plan:
   """Match a table with the parameters and the foreign tensors.
 
   shapes, letters: trees of the parameters: what has a shape, and annotations.
-  theirs: what has a shape, or a shape, by name.
-  fresh: paths of parameters or of modules that the foreign side may lack.
+  theirs: what has a shape and, unless only shapes matter, a type of numpy, by
+    name.
+  fresh: groups, each the paths of parameters or of modules of which the foreign
+    side may lack all.
   ignored: names (* stands for any letters) of foreign tensors without use.
 
   Raises:
-    ValueError: listing every key that is missing, extra or misshapen.
+    Misfit: keys are missing, extra, misshapen, or of no type for weights.
   """
   leaves = bind(entries, shapes, letters)
-  given = {name: tuple(getattr(x, "shape", x)) for name, x in theirs.items()}
+  absent = [
+    group
+    for group in fresh
+    if not any(
+      _lies_in(path, group) and any(name in theirs for name in leaf.names)
+      for path, leaf in leaves.items()
+    )
+  ]
   wrong, found, lacking = [], {}, []
   for path, leaf in leaves.items():
-    missing = [name for name in leaf.names if name not in given]
-    if len(missing) == len(leaf.names) and _lies_in(path, fresh):
+    if any(_lies_in(path, group) for group in absent):
       lacking.append(path)
       continue
     found[path] = leaf
-    wrong += [f"missing {name} (for {path})" for name in missing]
-    wrong += [
-      f"misshapen {name}: {given[name]}, not {leaf.their_shape} (for {path})"
-      for name in leaf.names
-      if name in given and given[name] != leaf.their_shape
-    ]
+    for name in leaf.names:
+      wrong += _compare(name, theirs.get(name), leaf)
   known = {name for leaf in leaves.values() for name in leaf.names}
   wrong += [
-    f"extra {name} {shape}"
-    for name, shape in given.items()
+    Item("extra", name, f" {tuple(x.shape)}")
+    for name, x in theirs.items()
     if name not in known
     and not any(fnmatch.fnmatchcase(name, x) for x in ignored)
   ]
-  for path in paths(shapes):
-    if path not in leaves:
-      if _lies_in(path, fresh):
-        lacking.append(path)
-      else:
-        wrong.append(f"missing {path}: the table has no name for it")
+  for path in (path for path in paths(shapes) if path not in leaves):
+    if any(_lies_in(path, group) for group in absent):
+      lacking.append(path)
+    else:
+      wrong.append(Item("missing", path, ": the table has no name for it"))
   if wrong:
-    raise ValueError(f"{len(wrong)} tensors do not fit: {'; '.join(wrong)}")
+    raise misfit(wrong)
   return Plan(found, tuple(lacking))
+
+
+def _compare(name: str, tensor: Any, leaf: Leaf) -> list[Item]:
+  """Say what is wrong with a foreign tensor; None: it is not there."""
+  wanted = f" (for {leaf.entry.ours})"
+  if tensor is None:
+    return [Item("missing", name, wanted)]
+  shape = tuple(tensor.shape)
+  if shape != leaf.their_shape:
+    rest = f": {shape}, not {leaf.their_shape}{wanted}"
+    return [Item("misshapen", name, rest)]
+  if isinstance(tensor.dtype, np.dtype) and tensor.dtype not in _FLOATS:
+    rest = f": {tensor.dtype}, not a float of 16 bits or more{wanted}"
+    return [Item("mistyped", name, rest)]
+  return []
 
 
 def bind(

@@ -11,13 +11,10 @@ from mocha_jax.weights import speech
 from mocha_jax.weights.tables import Entry
 from mocha_jax.weights.text import brought
 
-# What neither kind of file has.
+# What neither kind of file has: what hears, and adapters.
 FRESH = (
-  "speech",
-  "blocks.speech_norm",
-  "blocks.speech_attention",
-  "blocks.self_attention.lora",
-  "blocks.text_attention.lora",
+  ("speech", "blocks.speech_norm", "blocks.speech_attention"),
+  ("blocks.self_attention.lora", "blocks.text_attention.lora"),
 )
 
 # A part of ours, and what it is called in diffusers' files and in Wan's own.

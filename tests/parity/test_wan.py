@@ -138,7 +138,7 @@ def leaves_of_theirs(config, network):
     for path, leaf in tables.bind(
       table, network.shapes, network.letters
     ).items()
-    if not path.startswith(names.FRESH)
+    if not path.startswith(sum(names.FRESH, ()))
   }
 
 

@@ -1,8 +1,9 @@
+import ml_dtypes
 import numpy as np
 import pytest
 
 from mocha_jax.network import paths
-from mocha_jax.weights import files, tables
+from mocha_jax.weights import files, misfits, tables
 from mocha_jax.weights.tables import Entry
 from tests import numerics
 
@@ -128,19 +129,61 @@ def test_every_key_of_both_sides_is_accounted_for():
   assert "missing layers.1.q.weight (for blocks.query)" in said
   assert "misshapen scale: (6,), not (7,)" in said
   assert "extra unknown (7,)" in said
-  assert "extra layers.2.table (1, 6, 8)" in said
+  assert "extra layers.{0..2}.table (1, 6, 8)" in said
   assert "missing blocks.table: the table has no name for it" in said
   assert said.startswith("7 tensors do not fit")
 
 
 def test_what_may_start_fresh_is_read_where_it_is_there():
-  theirs = foreign()
-  assert not tables.plan(TABLE, OURS, LETTERS, theirs, fresh=["scale"]).fresh
+  theirs, fresh = foreign(), [["scale"]]
+  assert not tables.plan(TABLE, OURS, LETTERS, theirs, fresh=fresh).fresh
   del theirs["scale"]
-  plan = tables.plan(TABLE, OURS, LETTERS, theirs, fresh=["scale"])
+  plan = tables.plan(TABLE, OURS, LETTERS, theirs, fresh=fresh)
   assert plan.fresh == ("scale",)
-  plan = tables.plan(TABLE[:-1], OURS, LETTERS, theirs, fresh=["scale"])
+  plan = tables.plan(TABLE[:-1], OURS, LETTERS, theirs, fresh=fresh)
   assert plan.fresh == ("scale",)
+
+
+def test_a_group_that_is_there_in_part_does_not_start_fresh():
+  theirs, fresh = foreign(), [["blocks.query", "blocks.out"], ["scale"]]
+  for i in range(3):
+    del theirs[f"layers.{i}.q.weight"]
+  with pytest.raises(ValueError, match=r"^3 tensors do not fit") as error:
+    tables.plan(TABLE, OURS, LETTERS, theirs, fresh=fresh)
+  said = "missing layers.{0..2}.q.weight (for blocks.query)"
+  assert said in str(error.value)
+  for i in range(3):
+    del theirs[f"layers.{i}.o.weight"]
+  plan = tables.plan(TABLE, OURS, LETTERS, theirs, fresh=fresh)
+  assert plan.fresh == ("blocks.query", "blocks.out")
+  without = [row for row in TABLE if row.ours != "blocks.query"]
+  theirs["layers.1.o.weight"] = foreign()["layers.1.o.weight"]
+  with pytest.raises(ValueError, match=r"missing blocks\.query: the table has"):
+    tables.plan(without, OURS, LETTERS, theirs, fresh=fresh)
+
+
+@pytest.mark.parametrize("kind", ["bool", "uint8", "int64", "complex64"])
+def test_only_floats_are_weights(kind):
+  theirs = foreign()
+  theirs["scale"] = files.in_memory(draw(7).astype(kind))
+  theirs["step"] = files.in_memory(np.array(3))
+  with pytest.raises(ValueError, match=f"mistyped scale: {kind}") as error:
+    tables.plan(TABLE, OURS, LETTERS, theirs)
+  assert "extra step ()" in str(error.value)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", ["float32", "float16", ml_dtypes.bfloat16])
+def test_what_is_not_finite_is_refused_where_it_is_read(wrong, kind):
+  theirs = foreign()
+  weight = theirs["layers.1.q.weight"].read().astype(kind)
+  weight[-1, -1] = wrong
+  theirs["layers.1.q.weight"] = files.in_memory(weight)
+  leaf = tables.plan(TABLE, OURS, LETTERS, theirs).leaves["blocks.query"]
+  with pytest.raises(misfits.Misfit, match=r"^layers\.1\.q\.weight holds NaN"):
+    leaf.read_ours(theirs, dtype=np.float32)
+  leaf.read_ours(theirs, (slice(0, 1),))
+  leaf.read_ours(theirs, (slice(None), slice(0, 7)))
 
 
 def test_what_is_known_to_be_useless_is_ignored():
