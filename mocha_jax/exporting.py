@@ -51,8 +51,14 @@ def open_source(
 
   Raises:
     FileNotFoundError: there is no run, or no checkpoint in it.
+    ValueError: adapters are wanted apart of a run that has none.
   """
   opened = run.open_run(folder)
+  adapters = make_config(opened.config.to_dict()["model"]).lora
+  if apart and not adapters.rank:
+    raise ValueError(
+      f"{folder} has no adapters to keep apart (config.model.lora.rank = 0)"
+    )
   network = run.make_network(opened.config)
   checkpointer = open_newest(opened.checkpoints)
   step, where = checkpointer.latest, checkpointer.folder
@@ -62,7 +68,6 @@ def open_source(
     **stream.read(where, "params", paths(network.shapes)),
     **stream.read(where, part, paths(network.trained(network.shapes))),
   }
-  adapters = make_config(opened.config.to_dict()["model"]).lora
   if adapters.rank and not apart:
     opened = _without_adapters(opened)
     parameters = _merged(opened, parameters, adapters)
@@ -173,7 +178,7 @@ def _safetensors(
 def _check_encoders(source: Source) -> None:
   """Find out what is wrong with files of encoders before they are copied."""
   given = source.opened.config.to_dict()
-  encoders.check_files(
+  source.opened.check_files(
     [
       encoders.make_speech_encoder(given["speech_encoder"]),
       *encoders.make_text_encoders(given["text_encoder"]).values(),

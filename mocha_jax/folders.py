@@ -19,15 +19,18 @@ def appearing_whole(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   it.
 
   Raises:
-    ValueError: the folder is there already, and not empty.
+    ValueError: the folder is there already, and not empty; or cannot be made.
   """
   whole = folder.absolute()
   partial = whole.parent / f"{whole.name}.partial"
   if processes.is_first():
-    if folder.exists() and any(folder.iterdir()):
+    if folder.is_file() or (folder.exists() and any(folder.iterdir())):
       raise ValueError(f"{folder} is there already: choose another folder")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+      partial.mkdir(parents=True)
+    except OSError as error:
+      raise ValueError(f"{folder} cannot be made: {error.strerror}") from error
   processes.meet(f"{folder} begun")
   try:
     with sigterm.raised():

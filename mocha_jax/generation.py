@@ -32,7 +32,7 @@ class Generator:
     self._model = make_config(given["model"])
     self._speech_encoder = encoders.make_speech_encoder(given["speech_encoder"])
     self._text_encoders = encoders.make_text_encoders(given["text_encoder"])
-    _check_files(self._encoders, opened)
+    opened.check_files(self._encoders)
     self._network = run.make_network(self.config)
     self._mesh = sharding.make_mesh(sharding.MeshConfig(1, -1, 1, 1, 1))
     self.step, self.params = self._restore(opened)
@@ -180,14 +180,6 @@ class Generator:
     for name, encoder in self._text_encoders.items():
       text[name], mask[name] = encoder.many(texts)
     return Condition(vectors, text, mask)
-
-
-def _check_files(made: Sequence[Any], opened: run.Run) -> None:
-  try:
-    encoders.check_files(made)
-  except ValueError as error:
-    where = opened.folder / "config.json"
-    raise ValueError(f"{error} (the paths stand in {where})") from error
 
 
 def replace(

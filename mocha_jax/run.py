@@ -13,11 +13,13 @@ import filecmp
 import pathlib
 import shutil
 import time
+from collections.abc import Iterable
 
 import jax
 from ml_collections import ConfigDict
 
 from mocha_jax import config as experiments
+from mocha_jax import encoders
 from mocha_jax.codecs import Codec
 from mocha_jax.codecs import load as load_codec
 from mocha_jax.launch import processes
@@ -73,6 +75,20 @@ class Run:
         "data"
       )
     return load_codec(self.folder / "codec.npz")
+
+  def check_files(
+    self, made: Iterable[encoders.SpeechEncoder | encoders.TextEncoder]
+  ) -> None:
+    """Find out what is wrong with files of encoders, made of its config.
+
+    Raises:
+      ValueError: one is missing, or is not what the config says.
+    """
+    try:
+      encoders.check_files(made)
+    except ValueError as error:
+      where = self.folder / "config.json"
+      raise ValueError(f"{error} (the paths stand in {where})") from error
 
 
 def create(

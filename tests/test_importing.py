@@ -1,4 +1,5 @@
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,10 @@ from tests import command, numerics
 
 def averaged(folder: pathlib.Path) -> dict[str, np.ndarray]:
   """Read the averaged parameters of a run; imported ones have no other."""
-  source = exporting.open_source(folder, raw=False, apart=True, dtype="float32")
+  apart = run.open_run(folder).config.to_dict()["model"]["lora"]["rank"] > 0
+  source = exporting.open_source(
+    folder, raw=False, apart=apart, dtype="float32"
+  )
   return {path: x.read() for path, x in source.parameters.items()}
 
 
@@ -33,7 +37,7 @@ def export(
   raw=False,
   dtype: exporting.Dtype = "float32",
 ):
-  source = exporting.open_source(folder, raw=raw, apart=True, dtype=dtype)
+  source = exporting.open_source(folder, raw=raw, apart=False, dtype=dtype)
   exporting.export(source, out, kind)
   return out
 
@@ -251,6 +255,21 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path, monkeypatch, there):
     folders.appearing_whole(pathlib.Path(there)),
   ):
     pass
+
+
+def test_a_folder_that_cannot_be_made_is_refused_by_its_name(tmp_path):
+  file = tmp_path / "file"
+  file.touch()
+  for folder, said in (
+    (file, "is there already"),
+    (file / "out", "cannot be made: Not a directory"),
+  ):
+    with (
+      pytest.raises(ValueError, match=f"^{re.escape(str(folder))} {said}"),
+      folders.appearing_whole(folder),
+    ):
+      pass
+  assert [*tmp_path.iterdir()] == [file]
 
 
 def test_nothing_stays_of_what_fails(tmp_path):

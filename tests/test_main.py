@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 import soundfile
+from ml_collections import ConfigDict
 
 from mocha_jax import config as configs
 from mocha_jax import main
@@ -172,6 +173,38 @@ def test_run_of_another_config_names_the_key_that_differs(
   monkeypatch.chdir(tiny_run.parents[1])
   error = refused("train", "--config", TINY, "--config.model.width=96", *MESH)
   assert "runs/tiny holds a run with config.model.width = 64, not 96" in error
+
+
+@pytest.mark.parametrize(
+  "asked",
+  [
+    ("sample", "--prompt", PROMPT),
+    ("export", "--format", "diffusers"),
+    ("export", "--format", "stablehlo"),
+  ],
+  ids=["sample", "diffusers", "stablehlo"],
+)
+def test_files_of_encoders_that_moved_are_asked_for_where_their_paths_stand(
+  refused, tiny_run, tmp_path, asked
+):
+  run = shutil.copytree(tiny_run, tmp_path / "run")
+  given = configs.load(str(run / "config.json")).to_dict()
+  heard = configs.load("mocha_wan_1_3b").to_dict()["speech_encoder"]
+  given["speech_encoder"] = heard | {"weights": "moved"}
+  (run / "config.json").write_text(configs.to_json(ConfigDict(given)))
+  error = refused(asked[0], "--run", "run", "--out", "x", *asked[1:])
+  assert "'wav2vec2': moved: no such file or folder" in error
+  assert error.endswith("(the paths stand in run/config.json)")
+  assert not (tmp_path / "x").exists()
+
+
+def test_adapters_apart_are_refused_where_there_are_none(refused, tiny_run):
+  asked = ("--format", "diffusers", "--lora", "apart", "--out", "x")
+  error = refused("export", "--run", tiny_run, *asked)
+  assert error == (
+    f"mocha export: {tiny_run} has no adapters to keep apart "
+    "(config.model.lora.rank = 0)"
+  )
 
 
 @pytest.mark.parametrize(
