@@ -5,27 +5,28 @@ import inspect
 
 import diffusers
 import jax
-import numpy as np
 import pytest
 import torch
 
-from mocha_jax.batch import Condition
 from mocha_jax.diffusion import guidance
 from mocha_jax.diffusion.sample import SampleConfig, euler, times
-from mocha_jax.export import diffusers_folder
 from mocha_jax.export.pytorch import (
   scheduler_flow,
   transformer_movie_gen,
   transformer_wan,
 )
-from mocha_jax.models import make_config, make_model
-from mocha_jax.network import Network, paths
-from mocha_jax.weights import files, tables
 from tests import numerics
 from tests.parity import compare
+from tests.parity.backbones import (
+  TEXT_TOKENS,
+  conditions,
+  draw,
+  encode,
+  make_ours,
+  make_theirs,
+)
 from tests.small_wan import MODEL
 
-SPEECH_TOKENS, TEXT_TOKENS = 17, 7
 SAMPLE = SampleConfig(
   steps=10,
   schedule="shifted_linear",
@@ -55,65 +56,9 @@ VARIANTS = {
 }
 
 
-def make_ours(model):
-  """A network, and parameters none of which is where it starts."""
-  config = make_config(model)
-  network = Network(lambda rngs: make_model(config, rngs=rngs))
-  start = jax.device_get(jax.jit(network.init)(jax.random.key(0)))
-  rng = np.random.default_rng(7)
-  drawn = lambda x: (
-    x + 0.3 * rng.standard_normal(x.shape) / x.shape[-1] ** 0.5
-  ).astype(np.float32)
-  return network, jax.tree.map(drawn, start)
-
-
-def make_theirs(model, network, params):
-  backbone = diffusers_folder.make_backbone(model, network.shapes)
-  flat = paths(params)
-  state = {
-    name: torch.from_numpy(tensor.read().copy())
-    for path, leaf in tables.bind(
-      backbone.table, network.shapes, network.letters
-    ).items()
-    for name, tensor in leaf.their_tensors(files.in_memory(flat[path]))
-  }
-  made = transformer_wan.MochaWanTransformer3DModel(**backbone.config)
-  made.load_state_dict(state)
-  return made.eval()
-
-
 @pytest.fixture(scope="module")
 def theirs():
   return make_theirs(MODEL, *make_ours(MODEL))
-
-
-def draw(seed, *shape):
-  rng = np.random.default_rng(seed)
-  return rng.standard_normal(shape).astype(np.float32)
-
-
-def conditions(model):
-  """Nothing, speech alone, and text with speech: of one clip."""
-  speech = draw(1, 1, SPEECH_TOKENS, 6)
-
-  def make(speech, seed, length):
-    text = {
-      name: draw(seed, 1, TEXT_TOKENS, features)
-      for name, features in model["frozen_text"].items()
-    }
-    if model["small_text"] is not None:
-      rng = np.random.default_rng(seed)
-      text["small_text"] = rng.integers(1, 40, (1, TEXT_TOKENS), np.int32)
-    mask = np.arange(TEXT_TOKENS)[None] < length
-    return Condition(speech, text, dict.fromkeys(text, mask))
-
-  silence = np.zeros_like(speech)
-  return make(silence, 2, 1), make(speech, 2, 1), make(speech, 3, 5)
-
-
-def encode(theirs, *parts):
-  joined = jax.tree.map(lambda *x: torch.from_numpy(np.concatenate(x)), *parts)
-  return theirs.encode(joined.speech, joined.text, joined.text_mask)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
