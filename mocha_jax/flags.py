@@ -236,8 +236,8 @@ def _add_import_flags(parser: argparse.ArgumentParser) -> None:
     type=Path,
     required=True,
     metavar="PATH",
-    help="a .safetensors file, an index of several, a folder with either (of"
-    " diffusers, of Wan's own or of `mocha export`), or PyTorch's .pth",
+    help="a .safetensors file, PyTorch's .pth or .bin, an index of several, or"
+    " a folder with any (of diffusers, of Wan's own or of `mocha export`)",
   )
   parser.add_argument(
     "--run",

@@ -73,7 +73,7 @@ class Frozen:
     if not self.config.weights:
       raise ValueError(
         f"the encoder {self.config.name!r} needs its weights: set `weights` to"
-        " a .safetensors file, a folder with some, or a .pth"
+        " a .safetensors file, PyTorch's .bin or .pth, or a folder with either"
       )
     path = pathlib.Path(self.config.weights)
     try:

@@ -1,17 +1,16 @@
 """Files of tensors, read and written a tensor, or a part of one, at a time."""
-# pyright: reportMissingImports=false
 
 import dataclasses
-import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import safetensors
 
+from mocha_jax.weights import pickles
 from mocha_jax.weights.tables import Index, Stored
 
 _DTYPES = {
@@ -27,7 +26,10 @@ _DTYPES = {
   "F64": np.dtype(np.float64),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_PICKLES = (".pth", ".pt", ".bin", ".ckpt")
+_SAFE = ".safetensors"
+# Of files with a part of the tensors each: which is where.
+_INDICES = (f"{_SAFE}.index.json", ".bin.index.json")
+_MOST_NAMES = 12  # Of what lies in a folder, in an error.
 _PART = 2**28  # Bytes that are read, and then written, at a time.
 SHARD_BYTES = 5 * 10**9  # Of a file, unless a tensor is larger.
 _HEADER = 8  # Bytes before a header of JSON, which say how long it is.
@@ -50,16 +52,15 @@ class InSafetensors:
 
 @dataclasses.dataclass(frozen=True)
 class InMemory:
-  """A tensor that is an array, or that PyTorch maps into memory."""
+  """A tensor that is an array."""
 
-  tensor: Any
+  array: Any
   shape: tuple[int, ...]
   dtype: np.dtype
-  numpy: Callable[[Any], np.ndarray] = np.asarray
 
   def read(self, index: Index = ()) -> np.ndarray:
     """Return a part of it."""
-    return self.numpy(self.tensor[index])
+    return np.asarray(self.array[index])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,54 +90,71 @@ def open_tensors(
 ) -> dict[str, Stored]:
   """Find the tensors of a checkpoint, by name; none is read yet.
 
-  path: a file .safetensors, an index .safetensors.index.json, a folder with
-    either, or PyTorch's .pth, .pt, .bin or .ckpt with nothing but tensors.
+  path: a file .safetensors, an index .safetensors.index.json or
+    .bin.index.json, or PyTorch's .pth, .pt, .bin or .ckpt with nothing but
+    tensors; or a folder with safetensors or, without, with one of the others.
   component: the folder to take, such as "transformer", where `path` is a whole
     pipeline of diffusers.
 
   Raises:
     FileNotFoundError: there is nothing of this kind.
     ValueError: a file is damaged or lacks what an index names, or two hold a
-      tensor of the same name.
+      tensor of the same name; or it is not clear which file to take.
   """
   if component and (path / "model_index.json").is_file():
     path = path / component
   if path.is_dir():
     return _open_folder(path)
+  if path.is_file() and path.name.endswith(_INDICES):
+    return _open_index(path)
+  return _open_file(path)
+
+
+def _open_file(path: pathlib.Path) -> dict[str, Stored]:
   if not path.is_file():
     raise FileNotFoundError(f"{path}: no such file or folder")
-  if path.name.endswith(".safetensors.index.json"):
-    return _open_index(path)
-  if path.suffix == ".safetensors":
+  if path.suffix == _SAFE:
     return _open_safetensors(path)
-  if path.suffix in _PICKLES:
-    return _open_torch(path)
+  if path.suffix in pickles.SUFFIXES:
+    return {**pickles.open_tensors(path)}
   raise ValueError(
-    f"{path}: expected .safetensors, .safetensors.index.json, a folder with "
-    f"either, or {', '.join(_PICKLES)}"
+    f"{path}: expected {_SAFE}, {', '.join(pickles.SUFFIXES)}, "
+    f"{', '.join(_INDICES)}, or a folder with such files"
   )
 
 
 def _open_folder(folder: pathlib.Path) -> dict[str, Stored]:
-  indices = sorted(folder.glob("*.safetensors.index.json"))
-  if len(indices) > 1:
-    raise ValueError(
-      f"{folder} holds several checkpoints: name one of its files"
-    )
-  if indices:
-    return _open_index(indices[0])
-  files = sorted(folder.glob("*.safetensors"))
-  if not files:
-    raise FileNotFoundError(
-      f"{folder} holds no .safetensors; of a .pth, give the path of the file"
-    )
-  return _union(files)
+  """Open the safetensors of a folder, or else what PyTorch wrote."""
+  safe, others = (sorted(folder.glob(f"*{index}")) for index in _INDICES)
+  files = sorted(folder.glob(f"*{_SAFE}"))
+  if safe or (others and not files):
+    return _open_index(_only(folder, safe or others))
+  if files:
+    return _union(files)
+  found = sorted(x for x in folder.iterdir() if x.suffix in pickles.SUFFIXES)
+  return _open_file(_only(folder, found))
+
+
+def _only(folder: pathlib.Path, found: Sequence[pathlib.Path]) -> pathlib.Path:
+  """Return what was found in a folder if it is one."""
+  if len(found) == 1:
+    return found[0]
+  named = found or sorted(folder.iterdir())
+  names = ", ".join(path.name for path in named[:_MOST_NAMES])
+  if len(named) > _MOST_NAMES:
+    names += f" and {len(named) - _MOST_NAMES} more"
+  if found:
+    raise ValueError(f"{folder} holds several checkpoints: name one of {names}")
+  raise FileNotFoundError(
+    f"{folder} holds no {_SAFE}, {', '.join(pickles.SUFFIXES)}, but "
+    f"{names or 'nothing'}"
+  )
 
 
 def _union(files: Sequence[pathlib.Path]) -> dict[str, Stored]:
   found: dict[str, Stored] = {}
   for file in files:
-    held = _open_safetensors(file)
+    held = _open_file(file)
     for name in held.keys() & found.keys():
       raise ValueError(f"{file} and another file beside it both hold {name}")
     found |= held
@@ -150,7 +168,7 @@ def _open_index(path: pathlib.Path) -> dict[str, Stored]:
     if any(pathlib.PurePath(name).name != name for name in names):
       raise ValueError(f"weight_map names {names}, not files beside it")
   except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise ValueError(f"{path} is no index of safetensors: {error}") from error
+    raise ValueError(f"{path} is no index of tensors: {error}") from error
   found = _union([path.parent / name for name in names])
   for name in where.keys() ^ found.keys():
     raise ValueError(f"{path} and the files that it names differ in {name}")
@@ -175,44 +193,6 @@ def _open_safetensors(path: pathlib.Path) -> dict[str, Stored]:
       )
     found[name] = InSafetensors(path, name, shape, _DTYPES[kind])
   return found
-
-
-def _open_torch(path: pathlib.Path) -> dict[str, Stored]:
-  import torch
-
-  try:
-    held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-  except Exception as error:  # Of many kinds, all about this file.
-    reason = str(error).partition("\n")[0]
-    raise ValueError(
-      f"{path} cannot be mapped into memory as nothing but tensors: {reason}"
-    ) from error
-  found: dict[str, Stored] = {}
-  for name, tensor in held.items() if isinstance(held, Mapping) else ():
-    if not isinstance(tensor, torch.Tensor):
-      raise ValueError(
-        f"{path}: {name} is a {type(tensor).__name__}, no tensor"
-      )
-    dtype = _torch_dtype(tensor)
-    found[name] = InMemory(
-      tensor, tuple(tensor.shape), dtype, functools.partial(_to_numpy, dtype)
-    )
-  if not found:
-    raise ValueError(f"{path} holds no tensors by name")
-  return found
-
-
-def _torch_dtype(tensor: Any) -> np.dtype:
-  kind = str(tensor.dtype).removeprefix("torch.")
-  return np.dtype(ml_dtypes.bfloat16 if kind == "bfloat16" else kind)
-
-
-def _to_numpy(dtype: np.dtype, tensor: Any) -> np.ndarray:
-  import torch
-
-  if dtype == ml_dtypes.bfloat16:
-    return tensor.contiguous().view(torch.int16).numpy().view(dtype)
-  return tensor.numpy()
 
 
 def write_sharded(
