@@ -13,6 +13,7 @@ from mocha_jax import codecs, folders, run, sharding
 from mocha_jax import config as configs
 from mocha_jax.codecs.wan_vae import WanVAEConfig, open_weights
 from mocha_jax.launch import processes
+from mocha_jax.models import make_config
 from mocha_jax.network import Network, paths
 from mocha_jax.sections import section
 from mocha_jax.training import stream
@@ -39,7 +40,8 @@ def bring_in(
 
   Raises:
     ValueError: keys of either side are missing, extra, misshapen or of no type
-      for weights; or a tensor is not finite; or the folder is there already.
+      for weights; or a tensor is not finite; or adapters are of another rank
+      or alpha; or the folder is there already.
   """
   text = configs.to_json(config)
   processes.agree("config", text)
@@ -49,6 +51,8 @@ def bring_in(
       name.removeprefix(lora.PREFIX): tensor
       for name, tensor in files.open_tensors(source / lora.FILE).items()
     }
+    adapters = make_config(config.to_dict()["model"]).lora
+    lora.check(source / lora.FILE, rank=adapters.rank, alpha=adapters.alpha)
   network = run.make_network(config)
   with misfits.of(source):
     plan = tables.plan(

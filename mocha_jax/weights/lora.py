@@ -5,14 +5,19 @@ NAME.lora_B.weight [outputs, rank]; they stand for W + (alpha / rank) B A.
 """
 
 import json
+import pathlib
 import re
 from collections.abc import Iterable
+
+import safetensors
 
 from mocha_jax.network import Network, paths
 from mocha_jax.weights.tables import Entry
 
 FILE = "pytorch_lora_weights.safetensors"
 PREFIX = "transformer."  # Of its names: which part of a pipeline they are of.
+_METADATA = "lora_adapter_metadata"
+_TARGETS = "target_modules"
 
 
 def entries(kernels: Iterable[Entry], network: Network) -> list[Entry]:
@@ -52,10 +57,35 @@ def metadata(
   told = {
     "r": rank,
     "lora_alpha": alpha,
-    "target_modules": sorted(targets),
+    _TARGETS: sorted(targets),
   }
   told = {f"{PREFIX}{key}": value for key, value in told.items()}
-  return {"lora_adapter_metadata": json.dumps(told)}
+  return {_METADATA: json.dumps(told)}
+
+
+def check(path: pathlib.Path, *, rank: int, alpha: float) -> None:
+  """See that adapters in a file count for what they would in a network.
+
+  Which kernels they are of, the names of its tensors say.
+
+  Raises:
+    ValueError: rank or alpha is another, or the file says more than `metadata`
+      does: of rsLoRA, DoRA, ranks by layer.
+  """
+  with safetensors.safe_open(path, "np") as file:
+    told = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+  said, wanted = (
+    {key: x for key, x in each.items() if key != f"{PREFIX}{_TARGETS}"}
+    for each in (
+      told,
+      json.loads(metadata([], rank=rank, alpha=alpha)[_METADATA]),
+    )
+  )
+  if said != wanted:
+    raise ValueError(
+      f"{path}: {_METADATA} says {said}; by config.model.lora it should be"
+      f" {wanted}"
+    )
 
 
 def _axes(layout: str) -> list[str]:

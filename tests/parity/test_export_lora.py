@@ -1,6 +1,7 @@
 """Adapters beside an exported transformer, which adds them in PyTorch."""
 
 import json
+import shutil
 from typing import Any
 
 import jax
@@ -195,6 +196,41 @@ def test_what_peft_says_besides_is_taken(made, tmp_path):
   files.write(tmp_path / FILE, tensors, {METADATA: json.dumps(told)})
   theirs.add_lora(tmp_path / FILE)
   assert_equal(theirs.state_dict(), wanted.state_dict())
+
+
+@pytest.mark.parametrize(
+  ("rank", "alpha", "told"),
+  [
+    (RANK, 48.0, {}),
+    (RANK + 1, 3.0, {}),
+    (RANK, 3.0, {"transformer.use_rslora": True}),
+    (RANK, 3.0, None),
+  ],
+  ids=["alpha", "rank", "more", "nothing"],
+)
+def test_imported_they_count_for_what_they_did(
+  made, tmp_path, rank, alpha, told
+):
+  _, opened, _, _, folder = made
+  shutil.copytree(folder / "apart", tmp_path / "out")
+  file = tmp_path / "out" / FILE
+  with safetensors.safe_open(folder / "apart" / FILE, "np") as held:
+    metadata = json.loads(held.metadata()[METADATA])
+  files.write(
+    file,
+    files.open_tensors(folder / "apart" / FILE),
+    {} if told is None else {METADATA: json.dumps(metadata | told)},
+  )
+  given = opened.config.to_dict()
+  given["model"]["lora"].update(rank=rank, alpha=alpha)
+  with pytest.raises(ValueError, match=r"by config\.model\.lora it") as say:
+    importing.bring_in(
+      ConfigDict(given).lock(), tmp_path / "out", tmp_path / "x"
+    )
+  said = str(say.value)
+  assert said.startswith(f"{file}: {METADATA} says ") and "\n" not in said
+  assert f"'transformer.r': {rank}, 'transformer.lora_alpha': {alpha}" in said
+  assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(
