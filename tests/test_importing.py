@@ -13,11 +13,11 @@ from ml_collections import ConfigDict
 
 from mocha_jax import config as configs
 from mocha_jax import exporting, folders, importing, run
-from mocha_jax.models import lora, make_config
+from mocha_jax.models import make_config
 from mocha_jax.network import nested, paths
 from mocha_jax.training import stream
 from mocha_jax.weights import files
-from tests import command, numerics
+from tests import adapters, command, numerics
 
 
 def averaged(folder: pathlib.Path) -> dict[str, np.ndarray]:
@@ -170,7 +170,7 @@ def test_adapters_are_exported_apart_or_merged(adapted, tmp_path, apart):
   else:
     opened = run.open_run(adapted)
     config = make_config(opened.config.to_dict()["model"]).lora
-    numerics.assert_same(got, paths(lora.merge(nested(had), config)))
+    numerics.assert_same(got, paths(adapters.merged(nested(had), config)))
 
 
 @pytest.fixture

@@ -56,9 +56,9 @@ def tensors(params: Any, kind: str) -> dict[str, np.ndarray]:
   flat = paths(params)
   assert flat.keys() == leaves.keys()
   return {
-    name: np.ascontiguousarray(x)
+    name: np.ascontiguousarray(tensor.read())
     for path, leaf in leaves.items()
-    for name, x in zip(leaf.names, leaf.to_theirs(flat[path]), strict=True)
+    for name, tensor in leaf.their_tensors(files.in_memory(flat[path]))
   }
 
 

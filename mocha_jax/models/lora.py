@@ -105,24 +105,6 @@ class Adapters(nnx.Module):
     return y if adapter is None else y + adapter(x)
 
 
-def merge(params: Any, config: LoraConfig) -> Any:
-  """Return parameters with the adapters added to their kernels, and without.
-
-  params: the tree, stacked over layers, of a network with adapters; what comes
-    out is that of the same network with rank 0. Arrays of jax or numpy.
-  """
-  merged = {}
-  for name, value in params.items():
-    if name == "lora":
-      continue
-    is_tree = isinstance(value, Mapping)
-    adapter = params.get("lora", {}).get(name)
-    if adapter is not None:
-      value = merge_kernel(value, adapter["down"], adapter["up"], config)
-    merged[name] = merge(value, config) if is_tree else value
-  return merged
-
-
 def merge_kernel(kernel: Any, down: Any, up: Any, config: LoraConfig) -> Any:
   """Return W + (alpha / rank) A B of each layer, in the type of W."""
   layers, rank = kernel.shape[0], config.rank

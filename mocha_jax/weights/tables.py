@@ -98,16 +98,6 @@ class Leaf:
     """The shape of each foreign tensor."""
     return tuple(self._size(axis) for axis in self.theirs)
 
-  def to_ours(self, tensors: Sequence[Any]) -> Any:
-    """Turn the foreign tensors, one per name, into the parameter."""
-    parts = [_rearrange(x, self.theirs, self.ours, self.sizes) for x in tensors]
-    return parts[0] if self.layers is None else np.stack(parts)
-
-  def to_theirs(self, parameter: Any) -> list[Any]:
-    """Turn the parameter into the foreign tensors, one per name."""
-    parts = [parameter] if self.layers is None else list(parameter)
-    return [_rearrange(x, self.ours, self.theirs, self.sizes) for x in parts]
-
   def read_ours(
     self, tensors: Mapping[str, Stored], index: Index = (), dtype: Any = None
   ) -> np.ndarray:

@@ -9,11 +9,11 @@ import pytest
 from mocha_jax.batch import Condition
 from mocha_jax.models import make_config, make_model, wan
 from mocha_jax.models.embed import TrainedTextConfig
-from mocha_jax.models.lora import LoraConfig, merge
+from mocha_jax.models.lora import LoraConfig
 from mocha_jax.models.speech import SpeechConfig
 from mocha_jax.network import Network, paths
 from mocha_jax.weights import wan as names
-from tests import numerics
+from tests import adapters, numerics
 
 CONFIG = wan.WanConfig(
   name="wan",
@@ -153,13 +153,9 @@ def test_adapters_change_nothing_until_they_are_trained_and_merge():
   plain, _ = make()
   network, params = make(dataclasses.replace(CONFIG, lora=lora))
   given = inputs()
-  adapted = run(network, params, given)
-  numerics.assert_close(
-    run(plain, merge(params, lora), given), adapted, jnp.float32, 2048
-  )
-  assert jax.tree.structure(merge(params, lora)) == jax.tree.structure(
-    plain.shapes
-  )
+  adapted, merged = run(network, params, given), adapters.merged(params, lora)
+  numerics.assert_close(run(plain, merged, given), adapted, jnp.float32, 2048)
+  assert jax.tree.structure(merged) == jax.tree.structure(plain.shapes)
   fresh = paths(network.init(jax.random.key(0)))
   ups = [x for path, x in fresh.items() if path.endswith(".up")]
   assert len(ups) == 3 and not any(np.any(x) for x in ups)

@@ -21,7 +21,7 @@ from mocha_jax.diffusion import sample
 from mocha_jax.models import embed, wan
 from mocha_jax.models.layers import WideNorm
 from mocha_jax.network import Network, nested, paths
-from mocha_jax.weights import tables
+from mocha_jax.weights import files, tables
 from mocha_jax.weights import wan as names
 from tests.models.test_wan import CONFIG
 from tests.parity.compare import assert_bfloat16_parity, assert_parity
@@ -64,7 +64,10 @@ def make_theirs(config: wan.WanConfig) -> theirs.WanTransformer3DModel:
 def make_ours(config: wan.WanConfig, model) -> tuple[Network, Any]:
   """Our network, and its parameters out of their model."""
   network = Network(lambda rngs: wan.Wan(config, rngs=rngs))
-  state = {k: v.detach().numpy() for k, v in model.state_dict().items()}
+  state = {
+    k: files.in_memory(v.detach().numpy())
+    for k, v in model.state_dict().items()
+  }
   plan = tables.plan(
     names.diffusers(config.patch, network.shapes),
     network.shapes,
@@ -74,7 +77,7 @@ def make_ours(config: wan.WanConfig, model) -> tuple[Network, Any]:
   )
   fresh = paths(jax.device_get(network.init(jax.random.key(0))))
   for path, leaf in plan.leaves.items():
-    fresh[path] = leaf.to_ours([state[name] for name in leaf.names])
+    fresh[path] = leaf.read_ours(state)
   return network, jax.tree.map(jnp.asarray, nested(fresh))
 
 
@@ -147,9 +150,9 @@ def test_parameters_go_back_bit_by_bit():
   leaves = leaves_of_theirs(config, network)
   state, flat = model.state_dict(), paths(params)
   for path, leaf in leaves.items():
-    tensors = leaf.to_theirs(np.asarray(flat[path]))
-    for name, tensor in zip(leaf.names, tensors, strict=True):
-      np.testing.assert_array_equal(tensor, state[name].numpy())
+    parameter = files.in_memory(np.asarray(flat[path]))
+    for name, tensor in leaf.their_tensors(parameter):
+      np.testing.assert_array_equal(tensor.read(), state[name].numpy())
 
 
 def test_names_of_wans_own_files_are_those_that_diffusers_converts():
@@ -159,8 +162,8 @@ def test_names_of_wans_own_files_are_those_that_diffusers_converts():
     names.original(config.patch), network.shapes, network.letters
   )
   for path, leaf in leaves.items():
-    tensors = leaf.to_theirs(np.asarray(flat[path]))
-    own |= dict(zip(leaf.names, tensors, strict=True))
+    parameter = files.in_memory(np.asarray(flat[path]))
+    own |= {name: x.read() for name, x in leaf.their_tensors(parameter)}
   converted = convert_wan_transformer_to_diffusers(own)
   state = model.state_dict()
   assert {*converted} == {*state}
@@ -311,9 +314,11 @@ def test_gradients_of_all_parameters(times, monkeypatch):
 
   got = paths(jax.grad(scalar)(params))
   leaves = leaves_of_theirs(config, network)
-  grads = {k: x.grad.numpy() for k, x in model.named_parameters()}
+  grads = {
+    k: files.in_memory(x.grad.numpy()) for k, x in model.named_parameters()
+  }
   for path, leaf in leaves.items():
-    want = leaf.to_ours([grads[name] for name in leaf.names])
+    want = leaf.read_ours(grads)
     assert_parity({path: got[path]}, {path: want})
 
 

@@ -12,7 +12,7 @@ from diffusers.models.autoencoders import autoencoder_kl_wan as theirs
 from mocha_jax.codecs import causal, wan_network, wan_vae
 from mocha_jax.codecs.causal import Cache
 from mocha_jax.network import Network, nested
-from mocha_jax.weights import tables
+from mocha_jax.weights import files, tables
 from mocha_jax.weights import wan_vae as names
 from tests import numerics, wan_vae_files
 from tests.parity import compare
@@ -41,7 +41,9 @@ def vae():
 def part_of(build, module, ours: str, others: str):
   """Return a module of ours and its parameters, as their module has them."""
   network = Network(build)
-  tensors = {name: x.numpy() for name, x in module.state_dict().items()}
+  tensors = {
+    name: files.in_memory(x.numpy()) for name, x in module.state_dict().items()
+  }
   entries = [
     tables.Entry(
       entry.ours.removeprefix(ours),
@@ -52,10 +54,7 @@ def part_of(build, module, ours: str, others: str):
     if entry.ours.startswith(ours)
   ]
   plan = tables.plan(entries, network.shapes, network.letters, tensors)
-  flat = {
-    path: leaf.to_ours([tensors[name] for name in leaf.names])
-    for path, leaf in plan.leaves.items()
-  }
+  flat = {path: leaf.read_ours(tensors) for path, leaf in plan.leaves.items()}
   return network, nested(flat)
 
 
