@@ -1,7 +1,5 @@
 """What exported components keep of float32 if bfloat16 is asked for."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
@@ -15,26 +13,20 @@ from mocha_jax.export.pytorch import (
 )
 from mocha_jax.models import make_config, make_model
 from mocha_jax.network import Network
-from tests.parity.test_export_wan import MODEL
+from tests.parity.backbones import MOVIE_GEN, WAN
 
 _SMALL_TEXT = dict(
   frozen_text={}, small_text=dict(vocabulary=40, length=7, layers=1)
 )
-WAN = MODEL | _SMALL_TEXT
-MOVIE_GEN = WAN | dict(
-  name="movie_gen", max_rows=2, max_columns=3, noise_skip=True
-)
 TRANSFORMERS = [
-  (transformer_wan.MochaWanTransformer3DModel, MODEL),
   (transformer_wan.MochaWanTransformer3DModel, WAN),
-  (transformer_movie_gen.MochaMovieGenTransformer3DModel, MOVIE_GEN),
+  (transformer_wan.MochaWanTransformer3DModel, WAN | _SMALL_TEXT),
+  (
+    transformer_movie_gen.MochaMovieGenTransformer3DModel,
+    MOVIE_GEN | _SMALL_TEXT,
+  ),
 ]
-needs_accelerate = pytest.mark.skipif(
-  importlib.util.find_spec("accelerate") is None, reason="no accelerate here"
-)
-HELPED = pytest.mark.parametrize(
-  "helped", [False, pytest.param(True, marks=needs_accelerate)]
-)
+HELPED = pytest.mark.parametrize("helped", [False, True])
 
 
 def reloaded(made, folder, monkeypatch, helped):
