@@ -10,10 +10,12 @@
 
   Second clip: Person2 listens to Person1.
 
-`format` writes this; `parse` also takes what people write instead.
+`format` writes this; `parse` also takes what people write instead, and cleans
+it (`clean`) as the text was that Wan and others were trained on.
 """
 
 import dataclasses
+import html
 import itertools
 import re
 
@@ -41,6 +43,13 @@ _OPENING = re.compile(
 _SENTENCE_END = re.compile(r"[.;!?](?!\d)|\n")
 _TAIL = re.compile(r"(\s|[,;-]|\band)+$")
 _PHRASE_END = re.compile(r",|\band\b")
+# Quotes made straight, full-width forms narrow, as ftfy.fix_text does.
+_PLAIN = {
+  **dict.fromkeys((0x02BC, *range(0x2018, 0x201C)), "'"),
+  **dict.fromkeys(range(0x201C, 0x2020), '"'),
+  **{wide: wide - 0xFF01 + ord("!") for wide in range(0xFF01, 0xFF5F)},
+  0x3000: " ",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +60,17 @@ class StructuredPrompt:
   characters: dict[str, str]
 
 
+def clean(text: str) -> str:
+  """Undo HTML's escapes, once more where one hides another, and wide forms.
+
+  `It&#39;s “ＯＫ” &amp;amp; so` becomes `It's "OK" & so`; that stays as it is.
+  """
+  before = None
+  while text != before:
+    before, text = text, html.unescape(text).translate(_PLAIN)
+  return text
+
+
 def parse(text: str) -> StructuredPrompt:
   """Read a prompt, structured or plain; spaces and line ends do not matter.
 
@@ -58,7 +78,7 @@ def parse(text: str) -> StructuredPrompt:
     ValueError: The prompt is empty, announces other clips than it has, or
       names a person whom it never describes.
   """
-  body = _TAG.sub(r"Person\1", text.strip())
+  body = _TAG.sub(r"Person\1", clean(text).strip())
   announced = None
   if header := _HEADER.match(body):
     announced, body = _number(header[1]), body[header.end() :]

@@ -60,6 +60,31 @@ def test_one_line_is_enough_where_sentences_end():
   assert prompts.parse(text) == TWO
 
 
+@pytest.mark.parametrize(
+  ("text", "wanted"),
+  [
+    ("It&#39;s a man &amp; a woman.", "It's a man & a woman."),
+    ("A man &amp;amp; a &amp;quot;cat&amp;quot;.", 'A man & a "cat".'),
+    ("&amp;amp;amp;lt;", "<"),
+    ("He says “hi” — it’s ‘fine’.", "He says \"hi\" — it's 'fine'."),
+    ("ＡＢＣ　ｗａｖｅｓ！", "ABC waves!"),
+    ("＆amp;ldquo;", '"'),
+    ("Zwölf Köche; 1 < 2 & 3, 映画", "Zwölf Köche; 1 < 2 & 3, 映画"),
+  ],
+)
+def test_is_cleaned_as_training_text_was(text, wanted):
+  prompt = prompts.parse(text)
+  assert prompt == StructuredPrompt((wanted,), {})
+  assert prompts.format(prompt) == wanted
+
+
+def test_a_template_in_wide_letters_is_one():
+  text = "Characters：　a cat （Person1） in red． First clip： Person1 purrs."
+  assert prompts.parse(text) == StructuredPrompt(
+    ("Person1 purrs.",), {"Person1": "a cat in red."}
+  )
+
+
 def test_takes_a_prompt_without_any_tag():
   plain = "A close-up of a man (in a red hat).\n\nHe sings: la, la."
   wanted = StructuredPrompt(
@@ -201,5 +226,5 @@ def test_every_real_prompt_is_read_and_keeps_its_words():
     assert list(prompt.characters) == ["Person1", "Person2"] * dialogue
     kept = " ".join([*prompt.characters.values(), *prompt.clips])
     headings = r"Two video clips[.:]|Characters:|(First|Second) clip:"
-    text = re.sub(rf"{headings}|\(Person[12]\)|\s", "", text)
+    text = re.sub(rf"{headings}|\(Person[12]\)|\s", "", prompts.clean(text))
     assert "".join(kept.split()) == text
