@@ -198,7 +198,7 @@ def _clip_text(
   tensors = _frozen(encoder)
   positions = max(sizes.positions, encoder.length)
   if positions > sizes.positions:
-    name = "embeddings.position_embedding.weight"
+    name = "text_model.embeddings.position_embedding.weight"
     rows = interpolate(jnp.asarray(tensors[name].read())[None], positions)[0]
     tensors[name] = files.in_memory(np.asarray(rows))
   _write_transformers(tensors, folder, shard_bytes)

@@ -1,20 +1,21 @@
-"""Names of CLIP's text encoder: transformers'."""
+"""Names of CLIP's text encoder: transformers', with a prefix or without."""
 
 from collections.abc import Collection
 
 from mocha_jax.weights.tables import Entry
 
 _PREFIX = "text_model."
+_BARE = "embeddings.token_embedding.weight"  # As transformers 5 writes it.
 
 
 def table(names: Collection[str]) -> tuple[list[Entry], tuple[str, ...]]:
   """Return the table for a file that holds these names, and what it ignores."""
-  prefix = _PREFIX if any(n.startswith(_PREFIX) for n in names) else ""
+  prefix = "" if _BARE in names else _PREFIX
   block = prefix + "encoder.layers.{layer}."
   attention = block + "self_attn."
   embeddings = prefix + "embeddings."
   entries = [
-    Entry("tokens", embeddings + "token_embedding.weight"),
+    Entry("tokens", prefix + _BARE),
     Entry("positions", embeddings + "position_embedding.weight"),
   ]
   for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v")):

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import transformers
 from flax import nnx
@@ -9,8 +10,9 @@ from flax import nnx
 from experiments import _encoders
 from mocha_jax.encoders import clip_text
 from mocha_jax.encoders.interpolate import interpolate
+from mocha_jax.export import components
 from mocha_jax.weights import clip_text as names
-from mocha_jax.weights import tables
+from mocha_jax.weights import files, tables
 from tests.parity import compare
 
 LENGTH = 12
@@ -71,6 +73,39 @@ def theirs_of(model, ids, mask):
   with torch.no_grad():
     out = model(ids, shown.long()).last_hidden_state
   return (out * shown[..., None]).float().numpy()
+
+
+@pytest.mark.parametrize("prefix", ["", "text_model."])
+def test_files_of_every_transformers_are_read(prefix, tmp_path):
+  theirs = make_theirs(SMALL, "gelu")
+  state = {
+    prefix + name.removeprefix("text_model."): x
+    for name, x in theirs.state_dict().items()
+  }
+  file = tmp_path / "model.safetensors"
+  safetensors.torch.save_file(state, file)
+  ours = make_ours(SMALL, "gelu", str(file))
+  ids, mask = inputs()
+  compare.assert_parity(
+    ours._encode(ours.params, ids, mask), theirs_of(theirs, ids, mask)
+  )
+
+
+def test_is_exported_by_names_that_every_transformers_reads(tmp_path):
+  theirs = make_theirs(SMALL, "gelu")
+  ours = make_ours(SMALL, "gelu", save(theirs, tmp_path / "theirs"), length=20)
+  components.text_encoder(ours, tmp_path / "out", 0, 10**4)
+  folder = tmp_path / "out" / "text_encoder"
+  names_written = files.open_tensors(folder)
+  assert all(name.startswith("text_model.") for name in names_written)
+  again, loading = transformers.CLIPTextModel.from_pretrained(
+    folder, output_loading_info=True
+  )
+  assert not any(loading.values())
+  ids, mask = inputs(20)
+  compare.assert_parity(
+    ours._encode(ours.params, ids, mask), theirs_of(again.eval(), ids, mask)
+  )
 
 
 def test_layer(tmp_path):

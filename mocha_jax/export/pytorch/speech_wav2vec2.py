@@ -48,6 +48,7 @@ class Wav2Vec2SpeechEncoder(Wav2Vec2Model):
     outputs = []
     for layer in self.encoder.layers:
       x = layer(x)
+      x = x[0] if isinstance(x, tuple) else x  # As in transformers 4.
       outputs.append(x)
     x = torch.cat(outputs, dim=-1)
     if self.config.interpolate == "after":
