@@ -5,6 +5,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import is_accelerate_available
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 
@@ -29,6 +30,7 @@ class LinearCodec(ModelMixin, ConfigMixin):
     self.encoder = nn.Linear(block, channels, dtype=torch.float32)
     self.decoder = nn.Linear(channels, block, dtype=torch.float32)
 
+  @apply_forward_hook
   def encode(self, frames: torch.Tensor) -> torch.Tensor:
     """Return the latents of frames."""
     time, space = self.config.time, self.config.space
@@ -39,6 +41,7 @@ class LinearCodec(ModelMixin, ConfigMixin):
     pixels = (blocks.flatten(4) + 1) * 127.5
     return self.encoder(pixels).permute(0, 4, 1, 2, 3)
 
+  @apply_forward_hook
   def decode(
     self, latents: torch.Tensor, return_dict: bool = True
   ) -> DecoderOutput | tuple[torch.Tensor]:

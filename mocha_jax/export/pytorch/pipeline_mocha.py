@@ -46,8 +46,10 @@ class MochaPipeline(DiffusionPipeline):
   speech_guidance_scale, text_guidance_scale: s_a and s_t.
   """
 
+  # Each runs at one time only, in this order. A part goes when the next comes,
+  # so the one that may not run, for want of speech, is the first.
   model_cpu_offload_seq = (
-    "text_encoder->text_encoder_2->text_encoder_3->speech_encoder->"
+    "speech_encoder->text_encoder->text_encoder_2->text_encoder_3->"
     "transformer->vae"
   )
   _optional_components = [  # noqa: RUF012
@@ -103,6 +105,13 @@ class MochaPipeline(DiffusionPipeline):
       text_guidance_scale=text_guidance_scale,
     )
     self.video_processor = VideoProcessor(do_resize=False)
+
+  def save_pretrained(self, save_directory: str | os.PathLike, **_) -> None:
+    """Refuse: diffusers would write neither tokenizers nor these files."""
+    raise NotImplementedError(
+      f"{save_directory}: this pipeline is not saved from memory; copy the "
+      "folder that it was loaded from"
+    )
 
   @torch.no_grad()
   def __call__(
@@ -185,19 +194,16 @@ class MochaPipeline(DiffusionPipeline):
 
     waves: samples [A], or None where nothing is said.
     """
-    text, mask = self.encode_text(texts)
     speech = torch.stack([self.encode_speech(wave, frames) for wave in waves])
-    if not guided:
-      return self.transformer.encode(speech, text, mask)
-    null_text, null_mask = self.encode_text([""] * len(texts))
-    thrice = lambda null, full: {
-      name: torch.cat([null[name], null[name], full[name]]) for name in full
-    }
-    return self.transformer.encode(
-      torch.cat([torch.zeros_like(speech), speech, speech]),
-      thrice(null_text, text),
-      thrice(null_mask, mask),
-    )
+    nulls = [""] * len(texts) if guided else []
+    text, mask = self.encode_text(nulls + texts)
+    if guided:
+      nulls_twice = lambda given: {
+        name: torch.cat([x[: len(nulls)], x]) for name, x in given.items()
+      }
+      text, mask = nulls_twice(text), nulls_twice(mask)
+      speech = torch.cat([torch.zeros_like(speech), speech, speech])
+    return self.transformer.encode(speech, text, mask)
 
   def encode_text(self, texts: list[str]) -> tuple[dict, dict]:
     """Return ids [B L] or features [B L E] and their masks, by encoder."""
@@ -227,6 +233,7 @@ class MochaPipeline(DiffusionPipeline):
   def read_speech(self, speech) -> torch.Tensor | None:
     """Return samples at `sample_rate`, [A], of a sound file or of samples.
 
+    Floats are in -1..1, whole numbers of 16 or 32 bits take all of their range.
     None, as it is for no speech, where there are no samples.
     """
     if speech is None:
@@ -236,7 +243,14 @@ class MochaPipeline(DiffusionPipeline):
       samples, rate = soundfile.read(speech, dtype="float32", always_2d=True)
       wave = torch.from_numpy(resample(samples.mean(1), rate, wanted))
     else:
-      wave = torch.as_tensor(np.asarray(speech), dtype=torch.float32)
+      samples = np.asarray(speech)
+      if samples.dtype in (np.int16, np.int32):
+        samples = samples / -float(np.iinfo(samples.dtype).min)
+      if samples.dtype.kind != "f":
+        raise ValueError(
+          f"speech of {samples.dtype}: must be floats in -1..1, int16 or int32"
+        )
+      wave = torch.as_tensor(samples, dtype=torch.float32)
     if wave.ndim != 1:
       raise ValueError(f"speech of {tuple(wave.shape)}: must be mono, [A]")
     return wave if len(wave) else None
@@ -267,11 +281,18 @@ class MochaPipeline(DiffusionPipeline):
     """Return [c f h w] of the latents of such a video."""
     config, space = self.transformer.config, self.config.space
     steps, rest = divmod(frames - config.causal, config.ratio)
-    if rest or steps < 1 - config.causal or height % space or width % space:
+    token = space * config.patch
+    if (
+      rest
+      or steps < 1 - config.causal
+      or min(height, width) < 1
+      or height % token
+      or width % token
+    ):
       grid = f"{config.ratio}k{' + 1' if config.causal else ''}"
       raise ValueError(
         f"{frames} frames of {height} x {width}: must be {grid} frames, of "
-        f"multiples of {space} pixels"
+        f"multiples of {token} pixels"
       )
     size = (height // space, width // space)
     return (config.channels, steps + config.causal, *size)

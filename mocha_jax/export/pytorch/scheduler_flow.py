@@ -65,6 +65,7 @@ class FlowEulerScheduler(SchedulerMixin, ConfigMixin):
     self.num_inference_steps = steps
     self.times = times.float().to(device)
     self.timesteps = self.times[:-1]
+    self.step_index = None
 
   def step(
     self,
@@ -73,7 +74,14 @@ class FlowEulerScheduler(SchedulerMixin, ConfigMixin):
     sample: torch.Tensor,
     return_dict: bool = True,
   ) -> SchedulerOutput | tuple[torch.Tensor]:
-    """Go from one of the timesteps to the next."""
-    (at,) = (self.timesteps == timestep).nonzero()[0]
-    moved = sample + (self.times[at + 1] - self.times[at]) * model_output
+    """Go from one of the timesteps to the next.
+
+    The first after `set_timesteps` may be any; others must follow in their
+    order, and are not looked at: to find one, the CPU waits for the device.
+    """
+    if self.step_index is None:
+      self.step_index = int((self.timesteps == timestep).nonzero()[0])
+    time, following = self.times[self.step_index : self.step_index + 2]
+    self.step_index += 1
+    moved = sample + (following - time) * model_output
     return SchedulerOutput(moved) if return_dict else (moved,)

@@ -36,12 +36,6 @@ class FileTokenizer(ConfigMixin):
       made.file.no_truncation()
     return made
 
-  def save_pretrained(self, folder, **_) -> None:
-    """Write what `from_pretrained` reads."""
-    self.save_config(folder)
-    if self.file is not None:
-      self.file.save(str(pathlib.Path(folder) / self.config.tokenizer))
-
   def __call__(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ids and a mask that is True on tokens, both [L].
 

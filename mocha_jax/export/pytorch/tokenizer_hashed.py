@@ -28,10 +28,6 @@ class HashedTokenizer(ConfigMixin):
     """Read the tokenizer that a folder describes."""
     return cls.from_config(cls.load_config(folder))
 
-  def save_pretrained(self, folder, **_) -> None:
-    """Write what `from_pretrained` reads."""
-    self.save_config(folder)
-
   def __call__(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ids and a mask that is True on tokens, both [L].
 

@@ -28,6 +28,7 @@ from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import is_accelerate_available
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 from torch.nn import functional
 
@@ -645,6 +646,7 @@ class MochaMovieGenTransformer3DModel(
     causal = self.config.causal
     return self.config.ratio * (self.config.max_frames - causal) + causal
 
+  @apply_forward_hook  # So that offloading brings the weights for it.
   def encode(
     self,
     speech: torch.Tensor,

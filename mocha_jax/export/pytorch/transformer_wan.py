@@ -26,6 +26,7 @@ from diffusers.models.embeddings import PixArtAlphaTextProjection
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from diffusers.utils import is_accelerate_available
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 from torch.nn import functional
 
@@ -585,6 +586,7 @@ class MochaWanTransformer3DModel(Adaptable, WanTransformer3DModel):
     causal = self.config.causal
     return self.config.ratio * (self.config.max_frames - causal) + causal
 
+  @apply_forward_hook  # So that offloading brings the weights for it.
   def encode(
     self,
     speech: torch.Tensor,
