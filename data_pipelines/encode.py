@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from threadpoolctl import threadpool_limits
 
-from data_pipelines import progress, records
+from data_pipelines import progress, provenance, records
 from mocha_jax import codecs, encoders
 from mocha_jax.config import difference
 from mocha_jax.media import ClipFormat
@@ -45,7 +45,7 @@ def encode(
   Folders can be given instead. Records that were made from the same raw
   records with the same config are left as they are. With `beam_flags` a Beam
   pipeline encodes (`--runner=...` says where), else this process. Raises
-  ValueError for records of another config, naming the first key that differs,
+  ValueError for records of another config, naming the keys that differ,
   unless `overwrite`; for weights that are missing or are of another encoder;
   and for a raw record that does not fit the config.
   """
@@ -60,7 +60,8 @@ def encode(
   counts = _raw_splits(raw, clip)
   metadata = _metadata(given, raw, counts)
   if records.exists(encoded) and not overwrite:
-    _check_same(encoded, metadata)
+    provenance.check_same(encoded, metadata)
+    print(f"{encoded} is up to date")
     return encoded
 
   encoders.check_files([speech_encoder, *text_encoders.values()])
@@ -84,7 +85,7 @@ def encode(
       encoded,
       {split: make(encoder) for split, encoder in encoders_of.items()},
       kind=records.ENCODED,
-      metadata=metadata,
+      metadata=metadata | {provenance.DIGESTS: provenance.digests(metadata)},
       text={name: encoder.width for name, encoder in text_encoders.items()},
       beam_flags=beam_flags or (),
     )
@@ -216,23 +217,10 @@ def _raw_splits(raw: pathlib.Path, clip: ClipFormat) -> dict[str, int]:
 def _metadata(
   config: Mapping[str, Any], raw: pathlib.Path, counts: Mapping[str, int]
 ) -> dict[str, Any]:
-  names = ("clip", "codec", "speech_encoder", "text_encoder")
-  return {name: config[name] for name in names} | {
+  return {name: config[name] for name in provenance.SECTIONS} | {
     "codec_fit": _FIT,
     "raw": {"splits": dict(counts), "metadata": records.metadata(raw)},
   }
-
-
-def _check_same(encoded: pathlib.Path, metadata: Mapping[str, Any]) -> None:
-  """Accept the records that are there, or say which key differs."""
-  there = records.metadata(encoded)
-  differing = difference(ConfigDict(there), ConfigDict(dict(metadata)))
-  for key, (old, new) in differing.items():
-    raise ValueError(
-      f"{encoded} was made with {key} = {old}, now it is {new}: remove the"
-      " folder or choose another config.data.root"
-    )
-  print(f"{encoded} is up to date")
 
 
 def _training_clips(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 from ml_collections import ConfigDict
 
-from data_pipelines import pipeline
+from data_pipelines import pipeline, provenance, sources
 from data_pipelines.mixture import DataConfig
 from mocha_jax import chips, run, sharding
 from mocha_jax.assemble import Parts, assemble
@@ -64,10 +64,13 @@ def _train(
   data = section(DataConfig, given["data"], "data")
   schedule = section(loop.LoopConfig, given["train"], "train")
   parts = assemble(config)
+  _check_backbone(folder, given["trainable"]["preset"])
   rows = sharding.local_rows(parts.mesh, data.batch_size)
   batches = pipeline.batches(data, seed=given["seed"], rows=rows)
+  encoded = sources.folder(data.root)
+  provenance.check_trainable(encoded, given)
   processes.agree("training clips", str(batches.clips))
-  codec = pathlib.Path(data.root, "encoded", "codec.npz")
+  codec = encoded / "codec.npz"
   folder = run.create(folder, config, codec).folder
   checkpointer = Checkpointer(
     folder / "checkpoints", keep=schedule.keep, told_to_stop=told_to_stop
@@ -121,6 +124,21 @@ def _say(text: str) -> None:
   """Print, in the one process that does."""
   if processes.is_first():
     print(text, flush=True)
+
+
+def _check_backbone(folder: pathlib.Path, preset: str) -> None:
+  """Refuse to begin with a backbone that is random and stays so."""
+  saved = (folder / "checkpoints").glob("*")
+  if preset == "full" or any(path.name.isdigit() for path in saved):
+    return
+  partial = pathlib.Path(f"{folder}.partial")
+  killed = f" ({partial} is what one left that did not end)"
+  raise ValueError(
+    f"{folder} holds no imported weights, and config.trainable.preset = "
+    f'"{preset}" would leave the backbone random: run `mocha import` into it '
+    f"first{killed if partial.exists() else ''}; from scratch, train "
+    '"full"'
+  )
 
 
 def _start(

@@ -208,6 +208,43 @@ def test_adapters_apart_are_refused_where_there_are_none(refused, tiny_run):
 
 
 @pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ("clip.fps=12", "clip.fps = 24, now it is 12: give back"),
+    ("codec.color_weights=(1.0, 1.0, 1.0)", "codec.color_weights = (1.0, 1.0"),
+    ("speech_encoder.hops_per_frame=2", "hops_per_frame = 4, now it is 2"),
+    ("text_encoder.length=64", "text_encoder.length = 128, now it is 64"),
+  ],
+)
+def test_training_on_data_that_were_encoded_otherwise_is_refused(
+  refused, tiny_run, tmp_path, monkeypatch, change, message
+):
+  monkeypatch.chdir(tiny_run.parents[1])
+  run = tmp_path / "run"
+  error = refused(
+    "train", "--config", TINY, "--run", run, f"--config.{change}", *MESH
+  )
+  assert "data/encoded was made with" in error and message in error
+  assert not run.exists()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_random_backbone_is_not_frozen(refused, tiny_run, monkeypatch, killed):
+  monkeypatch.chdir(tiny_run.parents[1])
+  run = tiny_run.parent / f"never_{killed}"
+  partial = run.with_name(f"{run.name}.partial")
+  if killed:
+    (partial / "checkpoints").mkdir(parents=True)
+  preset = "--config.trainable.preset=speech"
+  error = refused("train", "--config", TINY, "--run", run, preset, *MESH)
+  assert f"{run} holds no imported weights" in error
+  assert 'preset = "speech" would leave the backbone random' in error
+  assert "run `mocha import`" in error
+  assert (str(partial) in error) == killed
+  assert not run.exists()
+
+
+@pytest.mark.parametrize(
   ("table", "message"),
   [
     ("name,text\na,b\n", "wishes.csv: no column prompt; it has name, text"),
