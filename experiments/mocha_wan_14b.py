@@ -3,10 +3,10 @@
 40 layers of width 5,120: 14.288 B parameters of Wan's own, frozen, and 4.250 B
 of speech attention and its projector.
 
-  mocha import --config mocha_wan_14b --from Wan2.1-T2V-14B --run runs/wan
-  mocha train --config mocha_wan_14b --run runs/wan
+  mocha import --config mine.py --from Wan2.1-T2V-14B-Diffusers --run runs/wan
+  mocha train --config mine.py --run runs/wan
 
-What else can be trained is as in mocha_wan_1_3b.
+mine.py, and what else can be trained, are as in mocha_wan_1_3b.
 
 `mocha compile --config mocha_wan_14b` prints: 47.6 of 95.0 GiB; 32.8 % of the
 forward pass computed again; exposed collectives 2.8 % of a step of 14.2 s;

@@ -3,11 +3,12 @@
 30 layers of width 1,536: 1.419 B parameters of Wan's own, frozen, and 0.336 B
 of speech attention and its projector.
 
-  mocha import --config mocha_wan_1_3b --from Wan2.1-T2V-1.3B --run runs/wan
-  mocha train --config mocha_wan_1_3b --run runs/wan
+  mocha import --config mine.py --from Wan2.1-T2V-1.3B-Diffusers --run runs/wan
+  mocha train --config mine.py --run runs/wan
 
-More is trained with --config.trainable.preset=speech+self_attention or full, or
-by =speech+lora and --config.model.lora.rank=32, which import must be told too.
+mine.py names data and the encoders' files, as the README shows. More is
+trained with --config.trainable.preset=speech+self_attention or full, or by
+=speech+lora and --config.model.lora.rank=32, which import must be told too.
 
 `mocha compile --config mocha_wan_1_3b` prints: 8.4 of 15.8 GiB; 20.7 % of the
 forward pass computed again; exposed collectives 2.2 % of a step of 6.0 s;
