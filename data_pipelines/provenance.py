@@ -15,6 +15,8 @@ SECTIONS = ("clip", "codec", "speech_encoder", "text_encoder")
 DIGESTS = "digests"
 
 _FILES = ("weights", "tokenizer")
+# Of files in a folder, the first kind of which there are any.
+_KINDS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 _BYTES = "bytes"  # A tokenizer that is no file.
 _PORTIONS = ("batch_size", "chunk", "tile")  # The result is the same.
 
@@ -78,7 +80,10 @@ def _digest(path: str) -> str | None:
   where = pathlib.Path(path)
   if where.name.endswith(".index.json"):
     where = where.parent
-  files = [where] if where.is_file() else sorted(where.glob("*.safetensors"))
+  files = [where]
+  if not where.is_file():
+    found = (sorted(where.glob(f"*{kind}")) for kind in _KINDS)
+    files = next(filter(None, found), [])
   if not path or not files:
     return None
   whole = hashlib.sha256()
