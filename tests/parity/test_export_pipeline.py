@@ -127,6 +127,20 @@ def test_says_which_sizes_are_right(pipeline, size):
     pipeline("A man.", None, num_inference_steps=2, **size)
 
 
+@pytest.mark.parametrize(
+  ("given", "says"),
+  [
+    (dict(num_frames=401), r"401 frames, .* s: the model allows"),
+    (dict(speech=np.zeros(10**6)), r"frames, .* s: the model allows"),
+    (dict(num_inference_steps=0), "num_inference_steps=0: at least 2"),
+    (dict(num_frames=0), "0 frames of"),
+  ],
+)
+def test_says_what_is_too_much_or_too_little(pipeline, given, says):
+  with pytest.raises(ValueError, match=says):
+    pipeline("A man.", **given)
+
+
 def test_whole_numbers_of_sound_take_their_range(pipeline):
   wave = np.array([-1.0, 0.0, 0.25, 0.5])
   for kind in (np.int16, np.int32):

@@ -146,7 +146,7 @@ class MochaPipeline(DiffusionPipeline):
       raise ValueError(f"{len(texts)} prompts, but {len(sounds)} speeches")
     texts = [format_prompt(parse_prompt(text)) for text in texts]
     waves = [self.read_speech(sound) for sound in sounds]
-    frames = num_frames or self.frames_for(waves)
+    frames = self.frames_for(waves) if num_frames is None else num_frames
     shape = self.latent_shape(
       frames, height or given.height, width or given.width
     )
@@ -268,14 +268,7 @@ class MochaPipeline(DiffusionPipeline):
       self.transformer.config.ratio,
       self.transformer.config.causal,
     )
-    frames = -(-(needed - causal) // ratio) * ratio + causal
-    limit = self.transformer.max_video_frames
-    if limit is not None and frames > limit:
-      raise ValueError(
-        f"speech of {needed / given.fps:.2f} s needs {frames} frames; the "
-        f"model allows {limit}, {limit / given.fps:.2f} s"
-      )
-    return frames
+    return -(-(needed - causal) // ratio) * ratio + causal
 
   def latent_shape(self, frames: int, height: int, width: int) -> tuple:
     """Return [c f h w] of the latents of such a video."""
@@ -293,6 +286,12 @@ class MochaPipeline(DiffusionPipeline):
       raise ValueError(
         f"{frames} frames of {height} x {width}: must be {grid} frames, of "
         f"multiples of {token} pixels"
+      )
+    limit, fps = self.transformer.max_video_frames, self.config.fps
+    if limit is not None and frames > limit:
+      raise ValueError(
+        f"{frames} frames, {frames / fps:.2f} s: the model allows {limit}, "
+        f"{limit / fps:.2f} s"
       )
     size = (height // space, width // space)
     return (config.channels, steps + config.causal, *size)

@@ -51,7 +51,9 @@ class FlowEulerScheduler(SchedulerMixin, ConfigMixin):
     device: torch.device | str | None = None,
   ) -> None:
     """Lay out so many steps, at least 2."""
-    steps = num_inference_steps or self.config.num_inference_steps
+    steps = num_inference_steps
+    if steps is None:
+      steps = self.config.num_inference_steps
     if steps < 2:
       raise ValueError(f"num_inference_steps={steps}: at least 2")
     schedule, shift = self.config.schedule, self.config.shift
