@@ -1,6 +1,7 @@
 """The verb `import`: other people's weights become a run to go on from."""
 
 import dataclasses
+import json
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,7 @@ def bring_in(
   text = configs.to_json(config)
   processes.agree("config", text)
   tensors = files.open_tensors(source, _COMPONENT)
+  _check_alpha(config, source / "config.json")
   if (source / lora.FILE).is_file():
     tensors |= {
       name.removeprefix(lora.PREFIX): tensor
@@ -87,6 +89,27 @@ def bring_in(
       _bring_codec(config, source, partial)
   started = f"; fresh: {', '.join(plan.fresh)}" if plan.fresh else ""
   return f"{len(tensors)} tensors, {len(plan.leaves)} parameters{started}"
+
+
+def _check_alpha(config: ConfigDict, exported: pathlib.Path) -> None:
+  """Refuse adapters that count for something else than where they were trained.
+
+  exported: the config of a run, beside its tensors, if there is one.
+  """
+  if not exported.is_file():
+    return
+  there = json.loads(exported.read_text()).get("model", {})
+  if not isinstance(there, dict) or not there.get("lora", {}).get("rank"):
+    return  # A part of a pipeline of diffusers, or a run without adapters.
+  had, given = (
+    there["lora"]["alpha"],
+    config.to_dict()["model"]["lora"]["alpha"],
+  )
+  if had != given:
+    raise ValueError(
+      f"{exported}: adapters were trained with config.model.lora.alpha = {had},"
+      f" now it is {given}"
+    )
 
 
 def _table(

@@ -173,6 +173,18 @@ def test_adapters_are_exported_apart_or_merged(adapted, tmp_path, apart):
     numerics.assert_same(got, paths(adapters.merged(nested(had), config)))
 
 
+def test_adapters_of_another_alpha_are_refused(adapted, tmp_path):
+  source = exporting.open_source(
+    adapted, raw=False, apart=True, dtype="float32"
+  )
+  exporting.export(source, tmp_path / "out", "safetensors")
+  config = configs.load(str(tmp_path / "out" / "config.json"))
+  config.model.lora.alpha *= 2
+  with pytest.raises(ValueError, match=r"alpha = .*, now it is "):
+    importing.bring_in(config, tmp_path / "out", tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture
 def refused(exported, tmp_path):
   """Import tensors in vain; return what is said after the file."""
