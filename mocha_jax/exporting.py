@@ -142,10 +142,16 @@ def export(
       run says.
   """
   with folders.appearing_whole(folder) as partial:
-    _FORMATS[kind](source, partial, shard_bytes)
+    if kind == "safetensors":
+      _write_safetensors(source, partial, shard_bytes)
+      return
+    _check_encoders(source)
+    _WRITERS[kind](
+      *(source.opened, source.parameters, partial), shard_bytes=shard_bytes
+    )
 
 
-def _safetensors(
+def _write_safetensors(
   source: Source, folder: pathlib.Path, shard_bytes: int
 ) -> None:
   """Write parameters by our names, config.json, and the codec.
@@ -186,22 +192,4 @@ def _check_encoders(source: Source) -> None:
   )
 
 
-def _diffusers(source: Source, folder: pathlib.Path, shard_bytes: int) -> None:
-  _check_encoders(source)
-  diffusers_folder.write(
-    source.opened, source.parameters, folder, shard_bytes=shard_bytes
-  )
-
-
-def _stablehlo(source: Source, folder: pathlib.Path, shard_bytes: int) -> None:
-  _check_encoders(source)
-  stablehlo.write(
-    source.opened, source.parameters, folder, shard_bytes=shard_bytes
-  )
-
-
-_FORMATS = {
-  "diffusers": _diffusers,
-  "safetensors": _safetensors,
-  "stablehlo": _stablehlo,
-}
+_WRITERS = {"diffusers": diffusers_folder.write, "stablehlo": stablehlo.write}

@@ -143,16 +143,6 @@ def _network(size: Size) -> Network:
   return Network(lambda rngs: make_model(config, rngs=rngs))
 
 
-def _jax(size: Size, compiled: bool):
-  del compiled  # XLA does in any case.
-  return _jax_step(size, speech=True)
-
-
-def _jax_silent(size: Size, compiled: bool):
-  del compiled
-  return _jax_step(size, speech=False)
-
-
 def _jax_step(size: Size, *, speech: bool):
   network = _network(size)
   params = jax.jit(network.init)(jax.random.key(0))
@@ -177,8 +167,7 @@ def _jax_step(size: Size, *, speech: bool):
   return lambda: step(params, x).block_until_ready(), _jax_device()
 
 
-def _vae(size: Size, compiled: bool):
-  del compiled
+def _vae(size: Size):
   config = wan_vae.WanVAEConfig(
     name="wan_vae",
     weights="",
@@ -317,6 +306,8 @@ def _waiting(call: Callable[[], Any]) -> Callable[[], Any]:
 class Program:
   """make(size, compiled) returns a call and what it runs on.
 
+  compiled: by torch.compile; XLA does in any case.
+
   what: is done by a call.
   """
 
@@ -325,11 +316,11 @@ class Program:
 
 
 PROGRAMS = {
-  "jax": Program(_jax, "step"),
-  "jax_silent": Program(_jax_silent, "step"),
+  "jax": Program(lambda size, _: _jax_step(size, speech=True), "step"),
+  "jax_silent": Program(lambda size, _: _jax_step(size, speech=False), "step"),
   "torch": Program(_torch, "step"),
   "torch_wan": Program(_torch_wan, "step"),
-  "vae": Program(_vae, "clip"),
+  "vae": Program(lambda size, _: _vae(size), "clip"),
   "torch_vae": Program(_torch_vae, "clip"),
 }
 
