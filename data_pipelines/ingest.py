@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 
 import apache_beam as beam
 import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from data_pipelines import captions as tables
 from data_pipelines import real_clips, records
@@ -230,11 +232,13 @@ def _stage(
   except Refused as error:
     reason, detail = error.reason, error.detail
   staged = [
-    os.path.join(stage, f"{number:08}_{window:04}.npz")
+    os.path.join(stage, f"{number:08}_{window:04}.safetensors")
     for window in range(len(taken))
   ]
   for path, record in zip(staged, taken, strict=True):
-    np.savez(path, **record)
+    texts = {key: x for key, x in record.items() if isinstance(x, str)}
+    arrays = {k: np.asarray(x) for k, x in record.items() if k not in texts}
+    save_file(arrays, path, texts)
   outcome = {
     "name": source.name,
     "split": source.split,
@@ -248,12 +252,11 @@ def _stage(
 
 
 def _unstage(path: str) -> records.Record:
-  with np.load(path, allow_pickle=False) as arrays:
-    record = {key: arrays[key] for key in arrays.files}
-  return {
-    key: str(value) if value.dtype.kind == "U" else value
-    for key, value in record.items()
-  }
+  # Not .npz: numpy parses its headers as Python, which in Python 3.11 fails now
+  # and then when several threads do it.
+  with safe_open(path, "np") as file:
+    arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    return {**arrays, **(file.metadata() or {})}
 
 
 def _write(directory, staged, clip, options) -> None:
