@@ -16,10 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 _PART = 2**28  # Bytes that are written as one.
-_ROW = (
-  2**20
-)  # Bytes that a device has at least of a layer that is stored apart.
-
+_ROW = 2**20  # Bytes of a layer on a device, at least, to store it apart.
 
 Index = tuple[slice, ...]
 Read = Callable[[Index], np.ndarray]  # A part of an array, by bounds.
@@ -38,13 +35,6 @@ class Promise:
   dtype: np.dtype
   sharding: jax.sharding.Sharding | None
   make: Callable[[], Read]
-
-  @property
-  def shard_shape(self) -> tuple[int, ...]:
-    """The shape of what a device holds."""
-    return (
-      self.sharding.shard_shape(self.shape) if self.sharding else self.shape
-    )
 
   def shards(self) -> list[Index]:
     """Return what this process writes: of all that hold a part, the first."""
@@ -101,7 +91,7 @@ async def _write(promise: Promise, info, arg) -> None:
       info,
       use_ocdbt=info.is_ocdbt_checkpoint,
       global_shape=promise.shape,
-      local_shape=promise.shard_shape,
+      local_shape=_shard_shape(promise),
       dtype=promise.dtype,
       process_index=jax.process_index(),
       arg=arg,
@@ -115,7 +105,7 @@ async def _write(promise: Promise, info, arg) -> None:
     spec, open=True, assume_metadata=True, context=info.ts_context
   )
   chunk = (store.chunk_layout.write_chunk.shape or (1,))[0] or 1
-  bytes_of_chunk = chunk * _row_bytes(promise.shard_shape, promise.dtype)
+  bytes_of_chunk = chunk * _row_bytes(promise)
   rows = chunk * max(1, _PART // max(1, bytes_of_chunk))
   read = promise.make()
   for shard in promise.shards():
@@ -135,8 +125,15 @@ def _divided(index: Index, rows: int) -> Iterator[Index]:
     yield slice(start, min(start + rows, first.stop)), *rest
 
 
-def _row_bytes(shape: Sequence[int], dtype: Any) -> int:
-  return math.prod(shape[1:]) * np.dtype(dtype).itemsize
+def _shard_shape(x: Any) -> tuple[int, ...]:
+  """Return the shape of what a device holds of an array, or will."""
+  where = getattr(x, "sharding", None)
+  return where.shard_shape(x.shape) if where else x.shape
+
+
+def _row_bytes(x: Any) -> int:
+  """Return the bytes of a layer on a device."""
+  return math.prod(_shard_shape(x)[1:]) * np.dtype(x.dtype).itemsize
 
 
 def save_args(x: Any) -> ocp.SaveArgs:
@@ -146,11 +143,9 @@ def save_args(x: Any) -> ocp.SaveArgs:
 
   x: has a shape and a type and, unless it lies whole on a device, a sharding.
   """
-  where = getattr(x, "sharding", None)
-  shape = where.shard_shape(x.shape) if where else x.shape
   if math.prod(x.shape) * np.dtype(x.dtype).itemsize <= _PART:
     return ocp.SaveArgs()
-  by_rows = (0,) if _row_bytes(shape, x.dtype) >= _ROW else ()
+  by_rows = (0,) if _row_bytes(x) >= _ROW else ()
   return ocp.SaveArgs(shard_axes=by_rows, chunk_byte_size=_PART)
 
 
