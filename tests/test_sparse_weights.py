@@ -3,7 +3,12 @@
 import dataclasses
 import json
 import math
+import os
 import pathlib
+import re
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +16,7 @@ import pytest
 from mocha_jax import config as configs
 from mocha_jax import run
 from mocha_jax.weights import files, tables, wan
-from tests import numerics
+from tests import command, numerics
 
 LIMIT = 3 * 10**8  # Bytes of the largest part that may be read at once.
 
@@ -26,9 +31,8 @@ def leaves(network):
   return tables.bind(wan.original(2), network.shapes, network.letters)
 
 
-@pytest.fixture(scope="module")
-def sparse(leaves, tmp_path_factory) -> pathlib.Path:
-  """Write the header of a file as released; its 57 GB are a hole."""
+def dig(path: pathlib.Path, leaves) -> dict[str, dict]:
+  """Write the header of a file as released, and a hole; return the header."""
   header, end = {}, 0
   for leaf in leaves.values():
     for name in leaf.names:
@@ -40,14 +44,23 @@ def sparse(leaves, tmp_path_factory) -> pathlib.Path:
       }
   text = json.dumps(header).encode()
   text += b" " * (-len(text) % 8)
-  path = tmp_path_factory.mktemp("sparse") / "wan.safetensors"
   with path.open("wb") as file:
     file.write(len(text).to_bytes(8, "little") + text)
+    file.truncate(8 + len(text) + end)
+  return header
+
+
+@pytest.fixture(scope="module")
+def sparse(leaves, tmp_path_factory) -> pathlib.Path:
+  """Make a file of 57 GB that holds a few numbers."""
+  path = tmp_path_factory.mktemp("sparse") / "wan.safetensors"
+  header = dig(path, leaves)
+  with path.open("r+b") as file:
+    size = int.from_bytes(file.read(8), "little")
     name = "blocks.39.self_attn.o.weight"  # [D (N H)], head 7 of 40.
-    file.seek(8 + len(text) + header[name]["data_offsets"][0])
+    file.seek(8 + size + header[name]["data_offsets"][0])
     file.seek(4 * (3 * 5120 + 7 * 128), 1)
     file.write(np.arange(128, dtype=np.float32).tobytes())
-    file.truncate(8 + len(text) + end)
   return path
 
 
@@ -104,3 +117,44 @@ def test_layers_of_14b_are_written_one_by_one(leaves):
   assert len(last) == 27
   files.write(pathlib.Path("/dev/null"), last)
   assert max(x.largest for x in parameters.values()) <= LIMIT
+
+
+def peak(*arguments: object, cwd: pathlib.Path) -> int:
+  """Run a verb in a process of its own; return the most bytes it held."""
+  code = """
+import pathlib
+from mocha_jax import main
+assert main.run() == 0
+print(pathlib.Path("/proc/self/status").read_text())
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", code, *map(str, arguments)],
+    cwd=cwd,
+    env=os.environ | command.on_devices(1),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  found = re.search(r"VmHWM:\s+(\d+) kB", done.stdout)
+  assert found
+  return int(found[1]) * 1024
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_import_and_export_hold_a_part_of_the_weights(tmp_path):
+  config = configs.load("mocha_wan_14b")
+  config.update_from_flattened_dict({"model.layers": 4})
+  network = run.make_network(config)
+  leaves = tables.bind(wan.original(2), network.shapes, network.letters)
+  header = dig(tmp_path / "wan.safetensors", leaves)
+  largest = max(4 * math.prod(entry["shape"]) for entry in header.values())
+  verb = ("import", "--config", "mocha_wan_14b", "--config.model.layers=4")
+  given = ("--from", "wan.safetensors", "--run", "run")
+  held = peak(*verb, *given, cwd=tmp_path)
+  given = ("--format", "safetensors", "--out", "out")
+  held_out = peak("export", "--run", "run", *given, cwd=tmp_path)
+  for folder in ("run", "out"):
+    shutil.rmtree(tmp_path / folder)  # Pytest would keep their 17 GB.
+  assert max(held, held_out) <= largest + 2 * 10**9
