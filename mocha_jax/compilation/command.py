@@ -10,7 +10,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -77,7 +77,8 @@ def compare(
   """
   more = [*changes, *_for(pod, slices)]
   made, failed = _compile_all([(name, more) for name in names])
-  Console().print(tables.compare(made))
+  if made:
+    Console().print(tables.compare(made))
   if failed:
     raise ValueError("; ".join(failed))
 
@@ -110,7 +111,8 @@ def search(
     [(name, [*more, *c.overrides(found.slices)]) for c in chosen]
   )
   made.sort(key=lambda r: (not r.fits, -(r.predicted_mfu or 0.0)))
-  Console().print(tables.compare(made))
+  if made:
+    Console().print(tables.compare(made))
   for line in failed:
     print(f"not compiled: {line}", file=sys.stderr)
   if not any(one.fits for one in made):
@@ -124,14 +126,18 @@ def compile_registered() -> None:
   Raises:
     ValueError: one does not fit, or cannot be compiled.
   """
-  made, failed = _compile_all([(name, ()) for name in pods.PODS])
+  made, failed = [], []
   console = Console()
-  for one in made:
-    console.print(tables.show(one))
-  console.print(tables.compare(made))
-  failed += [
-    f"{r.config}: does not fit {r.topology}" for r in made if not r.fits
-  ]
+  for one in _compile_each([(name, ()) for name in pods.PODS], console):
+    if isinstance(one, str):
+      failed.append(one)
+      continue
+    made.append(one)
+    console.print(tables.show(one))  # Now: the rest takes an hour.
+    if not one.fits:
+      failed.append(f"{one.config}: does not fit {one.topology}")
+  if made:
+    console.print(tables.compare(made))
   if failed:
     raise ValueError("; ".join(failed))
 
@@ -168,19 +174,34 @@ def _flags(one: Report) -> list[str]:
 
 
 def _compile_all(jobs: Sequence[Job]) -> tuple[list[Report], list[str]]:
-  """Compile each job in a process of its own; return also why some failed."""
-  console = Console(stderr=True)
-  with (
-    tempfile.TemporaryDirectory(prefix="mocha_reports_") as folder,
-    concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool,
-    console.status(f"compiling {len(jobs)} programs, {_AT_ONCE} at a time"),
-  ):
-    files = [pathlib.Path(folder, f"{i}.json") for i in range(len(jobs))]
-    done = list(pool.map(_compile_apart, jobs, files))
+  """Compile each job; return also why some failed."""
+  done = list(_compile_each(jobs, Console(stderr=True)))
   return (
     [one for one in done if isinstance(one, Report)],
     [one for one in done if isinstance(one, str)],
   )
+
+
+def _compile_each(
+  jobs: Sequence[Job], console: Console
+) -> Iterator[Report | str]:
+  """Compile each job in a process of its own; yield each when it is done.
+
+  console: shows how many are; what is printed meanwhile must go through it.
+
+  Yields:
+    The report, or one line on why there is none, in the order of the jobs.
+  """
+  with (
+    tempfile.TemporaryDirectory(prefix="mocha_reports_") as folder,
+    concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool,
+    console.status("") as status,
+  ):
+    files = [pathlib.Path(folder, f"{i}.json") for i in range(len(jobs))]
+    done = pool.map(_compile_apart, jobs, files)
+    for i in range(len(jobs)):
+      status.update(f"compiled {i} of {len(jobs)} programs")
+      yield next(done)
 
 
 def _compile_apart(job: Job, file: pathlib.Path) -> Report | str:
