@@ -1,7 +1,6 @@
 """The verb `import`: other people's weights become a run to go on from."""
 
 import dataclasses
-import json
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,15 @@ from mocha_jax.models import make_config
 from mocha_jax.network import Network, paths
 from mocha_jax.sections import section
 from mocha_jax.training import stream
-from mocha_jax.weights import files, lora, misfits, movie_gen, tables, wan
+from mocha_jax.weights import (
+  files,
+  lora,
+  misfits,
+  movie_gen,
+  settings,
+  tables,
+  wan,
+)
 from mocha_jax.weights.tables import Entry, Stored
 
 # Of a pipeline of diffusers, the part that a backbone comes from.
@@ -41,13 +48,19 @@ def bring_in(
 
   Raises:
     ValueError: keys of either side are missing, extra, misshapen or of no type
-      for weights; or a tensor is not finite; or adapters are of another rank
-      or alpha; or the folder is there already.
+      for weights; or a tensor is not finite; or the config would use them in
+      another way; or adapters are of another rank or alpha; or the folder is
+      there already.
   """
   text = configs.to_json(config)
   processes.agree("config", text)
+  if (source / f"{_COMPONENT}_2").is_dir():
+    raise ValueError(
+      f"{source} has two transformers, and each is half of a model (as of "
+      f"Wan2.2): a run holds one, such as --from {source / _COMPONENT}"
+    )
   tensors = files.open_tensors(source, _COMPONENT)
-  _check_alpha(config, source / "config.json")
+  _check_settings(config, source)
   if (source / lora.FILE).is_file():
     tensors |= {
       name.removeprefix(lora.PREFIX): tensor
@@ -91,25 +104,13 @@ def bring_in(
   return f"{len(tensors)} tensors, {len(plan.leaves)} parameters{started}"
 
 
-def _check_alpha(config: ConfigDict, exported: pathlib.Path) -> None:
-  """Refuse adapters that count for something else than where they were trained.
-
-  exported: the config of a run, beside its tensors, if there is one.
-  """
-  if not exported.is_file():
-    return
-  there = json.loads(exported.read_text()).get("model", {})
-  if not isinstance(there, dict) or not there.get("lora", {}).get("rank"):
-    return  # A part of a pipeline of diffusers, or a run without adapters.
-  had, given = (
-    there["lora"]["alpha"],
-    config.to_dict()["model"]["lora"]["alpha"],
-  )
-  if had != given:
-    raise ValueError(
-      f"{exported}: adapters were trained with config.model.lora.alpha = {had},"
-      f" now it is {given}"
-    )
+def _check_settings(config: ConfigDict, source: pathlib.Path) -> None:
+  """See that weights are to be used as they were, if it stands beside them."""
+  folder = source if source.is_dir() else source.parent
+  if (folder / "model_index.json").is_file():
+    folder /= _COMPONENT
+  if (folder / "config.json").is_file():
+    settings.check(folder / "config.json", config.to_dict()["model"])
 
 
 def _table(
@@ -123,8 +124,8 @@ def _table(
   model = config.to_dict()["model"]
   theirs: list[Sequence[Entry]]
   if model["name"] == "wan":
-    patch = model["patch"]
-    theirs = [wan.diffusers(patch, network.shapes), wan.original(patch)]
+    given = (model["patch"], network.shapes)
+    theirs = [wan.diffusers(*given), wan.original(*given)]
   else:
     theirs = [movie_gen.entries(network.shapes)]
   known = [
@@ -166,18 +167,18 @@ def _bring_codec(
 ) -> None:
   """Put a codec into the run if there is one.
 
-  That of a run which was exported, or that of the data; or Wan's, with the
-  weights that the config names or with those of a pipeline of diffusers.
-  Otherwise `mocha train` brings that of its data.
+  That of a run which was exported, or that of the data, if it is of the
+  config's kind; or Wan's, with the weights that the config names or with those
+  of a pipeline of diffusers. Otherwise `mocha train` brings that of its data.
   """
   root = config.to_dict()["data"]["root"]
   beside = (source if source.is_dir() else source.parent) / "codec.npz"
   encoded = pathlib.Path(root, "encoded", "codec.npz")
+  codec = codecs.make_config(config.to_dict()["codec"])
   for path in (beside, encoded):
-    if path.is_file():
+    if path.is_file() and type(codecs.load(path).config) is type(codec):
       shutil.copyfile(path, folder / "codec.npz")
       return
-  codec = codecs.make_config(config.to_dict()["codec"])
   if isinstance(codec, WanVAEConfig):
     weights = codec.weights or (str(source) if _has_vae(source) else "")
     if weights:

@@ -1,5 +1,6 @@
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,12 @@ from ml_collections import ConfigDict
 
 from mocha_jax import config as configs
 from mocha_jax import exporting, folders, importing, run
+from mocha_jax.codecs import wan_vae
 from mocha_jax.models import make_config
 from mocha_jax.network import nested, paths
 from mocha_jax.training import stream
 from mocha_jax.weights import files
-from tests import adapters, command, numerics
+from tests import adapters, command, numerics, wan_vae_files
 
 
 def averaged(folder: pathlib.Path) -> dict[str, np.ndarray]:
@@ -173,16 +175,47 @@ def test_adapters_are_exported_apart_or_merged(adapted, tmp_path, apart):
     numerics.assert_same(got, paths(adapters.merged(nested(had), config)))
 
 
-def test_adapters_of_another_alpha_are_refused(adapted, tmp_path):
+@pytest.mark.parametrize("named", [".", "model.safetensors"])
+def test_adapters_of_another_alpha_are_refused(adapted, tmp_path, named):
   source = exporting.open_source(
     adapted, raw=False, apart=True, dtype="float32"
   )
   exporting.export(source, tmp_path / "out", "safetensors")
   config = configs.load(str(tmp_path / "out" / "config.json"))
   config.update_from_flattened_dict({"model.lora.alpha": 99.0})
-  with pytest.raises(ValueError, match=r"alpha = .*, now it is "):
-    importing.bring_in(config, tmp_path / "out", tmp_path / "run")
+  with pytest.raises(
+    ValueError, match=r"lora.alpha = .*model.lora.alpha = 99\.0$"
+  ):
+    importing.bring_in(config, tmp_path / "out" / named, tmp_path / "run")
   assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_were_used_otherwise_are_refused(exported, tmp_path):
+  config = configs.load(str(exported / "config.json"))
+  config.update_from_flattened_dict({"model.speech.edge": "shift"})
+  with pytest.raises(ValueError, match=r"have speech.edge = 'clip'"):
+    importing.bring_in(config, exported, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_half_of_a_model_is_not_taken(exported, tmp_path):
+  (tmp_path / "pipeline" / "transformer_2").mkdir(parents=True)
+  config = configs.load(str(exported / "config.json"))
+  with pytest.raises(ValueError, match="two transformers"):
+    importing.bring_in(config, tmp_path / "pipeline", tmp_path / "run")
+
+
+def test_a_codec_of_another_kind_is_left_alone(exported, tmp_path):
+  shutil.copytree(exported, tmp_path / "out")
+  weights = wan_vae_files.write(
+    tmp_path / "vae.safetensors", wan_vae_files.make_params(), "released"
+  )
+  codec = wan_vae.open_weights(wan_vae_files.make_config(weights))
+  codec.save(tmp_path / "out" / "codec.npz")
+  config = configs.load(str(exported / "config.json"))
+  config.update_from_flattened_dict({"data.root": str(tmp_path / "nowhere")})
+  importing.bring_in(config, tmp_path / "out", tmp_path / "run")
+  assert not (tmp_path / "run" / "codec.npz").exists()
 
 
 @pytest.fixture

@@ -28,7 +28,9 @@ def network():
 
 @pytest.fixture(scope="module")
 def leaves(network):
-  return tables.bind(wan.original(2), network.shapes, network.letters)
+  return tables.bind(
+    wan.original(2, network.shapes), network.shapes, network.letters
+  )
 
 
 def dig(path: pathlib.Path, leaves) -> dict[str, dict]:
@@ -67,7 +69,7 @@ def sparse(leaves, tmp_path_factory) -> pathlib.Path:
 def test_every_tensor_of_14b_has_its_place(network, sparse):
   tensors = files.open_tensors(sparse)
   plan = tables.plan(
-    wan.original(2),
+    wan.original(2, network.shapes),
     *(network.shapes, network.letters, tensors),
     fresh=wan.FRESH,
   )
@@ -147,7 +149,9 @@ def test_import_and_export_hold_a_part_of_the_weights(tmp_path):
   config = configs.load("mocha_wan_14b")
   config.update_from_flattened_dict({"model.layers": 4})
   network = run.make_network(config)
-  leaves = tables.bind(wan.original(2), network.shapes, network.letters)
+  leaves = tables.bind(
+    wan.original(2, network.shapes), network.shapes, network.letters
+  )
   header = dig(tmp_path / "wan.safetensors", leaves)
   largest = max(4 * math.prod(entry["shape"]) for entry in header.values())
   verb = ("import", "--config", "mocha_wan_14b", "--config.model.layers=4")

@@ -23,6 +23,11 @@ class Codec(Protocol):
   """Encodes and decodes clips, one at a time or batched."""
 
   @property
+  def config(self) -> CodecConfig:
+    """What it was made by; its type is that of the codec."""
+    ...
+
+  @property
   def time(self) -> int:
     """Frames in one latent, r."""
     ...

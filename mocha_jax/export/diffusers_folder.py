@@ -150,10 +150,19 @@ class Backbone:
 
 
 def make_backbone(model: Mapping[str, Any], shapes: Any) -> Backbone:
-  """Say what section `model`, and parameters of these shapes, become."""
+  """Say what section `model`, and parameters of these shapes, become.
+
+  Raises:
+    NotImplementedError: PyTorch's file has no network like it.
+  """
   config = {key: model[key] for key in _SIZES}
   config |= {f"speech_{key}": model["speech"][key] for key in _HEARD}
   if "name" in model and model["name"] == "wan":
+    if model["width"] != model["heads"] * model["head"]:
+      raise NotImplementedError(
+        f"config.model.width = {model['width']} is not heads x head = "
+        f"{model['heads']} x {model['head']}, as it is in diffusers' Wan"
+      )
     return Backbone(
       "transformer_wan",
       "MochaWanTransformer3DModel",

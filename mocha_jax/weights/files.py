@@ -153,11 +153,16 @@ def _only(folder: pathlib.Path, found: Sequence[pathlib.Path]) -> pathlib.Path:
 
 def _union(files: Sequence[pathlib.Path]) -> dict[str, Stored]:
   found: dict[str, Stored] = {}
+  lies_in: dict[str, pathlib.Path] = {}
   for file in files:
     held = _open_file(file)
     for name in held.keys() & found.keys():
-      raise ValueError(f"{file} and another file beside it both hold {name}")
+      raise ValueError(
+        f"{lies_in[name]} and {file} both hold {name}: name one of the files, "
+        "not their folder"
+      )
     found |= held
+    lies_in |= dict.fromkeys(held, file)
   return found
 
 

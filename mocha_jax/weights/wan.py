@@ -77,9 +77,9 @@ def diffusers(patch: int, shapes: Mapping[str, Any]) -> list[Entry]:
   return [entry for entry in table if entry.ours in there]
 
 
-def original(patch: int) -> tuple[Entry, ...]:
-  """Return the names of Wan's own files."""
-  return _entries(1, patch, "umt5")
+def original(patch: int, shapes: Mapping[str, Any]) -> tuple[Entry, ...]:
+  """Return the names of Wan's own files; shapes: as for `diffusers`."""
+  return _entries(1, patch, min(shapes["text"]["encoders"]))
 
 
 def _entries(kind: int, patch: int, text: str) -> tuple[Entry, ...]:

@@ -197,7 +197,7 @@ def test_parameters_are_as_many_as_wan_has(parameters):
     **SIZES[parameters],
   )
   network = Network(lambda rngs: wan.Wan(config, rngs=rngs))
-  ours = [entry.ours for entry in names.original(2)]
+  ours = [entry.ours for entry in names.original(2, network.shapes)]
   shapes = paths(network.shapes)
   assert sum(shapes[path].size for path in ours) == parameters
 
@@ -205,11 +205,17 @@ def test_parameters_are_as_many_as_wan_has(parameters):
 def test_exported_names_are_those_of_wan_and_of_what_starts_fresh():
   shapes = make()[0].shapes
   exported = {entry.ours for entry in names.diffusers(2, shapes)}
-  original = {entry.ours for entry in names.original(2)}
+  original = {entry.ours for entry in names.original(2, shapes)}
   assert original < exported == {*paths(shapes)}
   assert all(
     path.startswith(sum(names.FRESH, ())) for path in exported - original
   )
+
+
+def test_text_of_a_file_is_of_the_encoder_that_there_is():
+  shapes = make(dataclasses.replace(CONFIG, frozen_text={"ours": 20}))[0].shapes
+  original = {entry.ours for entry in names.original(2, shapes)}
+  assert original < {*paths(shapes)}
 
 
 def test_section_without_a_name_is_movie_gen_and_others_are_refused():

@@ -159,7 +159,9 @@ def test_names_of_wans_own_files_are_those_that_diffusers_converts():
   config, model, network, params = pair()
   flat, own = paths(params), {}
   leaves = tables.bind(
-    names.original(config.patch), network.shapes, network.letters
+    names.original(config.patch, network.shapes),
+    network.shapes,
+    network.letters,
   )
   for path, leaf in leaves.items():
     parameter = files.in_memory(np.asarray(flat[path]))
