@@ -1,8 +1,11 @@
 """Folders that appear when they are whole, or not at all."""
 
 import contextlib
+import fcntl
+import os
 import pathlib
 import shutil
+import time
 from collections.abc import Iterator
 
 from mocha_jax import sigterm
@@ -19,28 +22,64 @@ def appearing_whole(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   it.
 
   Raises:
-    ValueError: the folder is there already, and not empty; or cannot be made.
+    ValueError: the folder is there already, and not empty; or cannot be made,
+      or another process of this machine is writing it.
   """
   whole = folder.absolute()
   partial = whole.parent / f"{whole.name}.partial"
   if processes.is_first():
     if folder.is_file() or (folder.exists() and any(folder.iterdir())):
       raise ValueError(f"{folder} is there already: choose another folder")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-      partial.mkdir(parents=True)
+      held = _make_anew(partial)
     except OSError as error:
       raise ValueError(f"{folder} cannot be made: {error.strerror}") from error
-  processes.meet(f"{folder} begun")
+  else:
+    held = contextlib.nullcontext()
+  with held:
+    processes.meet(f"{folder} begun")
+    try:
+      with sigterm.raised():
+        yield partial
+      processes.meet(f"{folder} written")
+      if processes.is_first():
+        if folder.exists():
+          folder.rmdir()
+        partial.rename(folder)
+    except BaseException as error:
+      if processes.is_first():
+        _remove(partial)
+      if isinstance(error, OSError) and error.errno and not error.filename:
+        error.filename = str(folder)  # A disk that is full, say.
+      raise
+
+
+def _make_anew(folder: pathlib.Path) -> contextlib.AbstractContextManager:
+  """Make an empty folder; return what keeps other processes from doing so."""
+  if folder.exists():  # Of one who was killed, or who writes it now.
+    with _locked(folder):
+      shutil.rmtree(folder)
+  folder.mkdir(parents=True)
+  return _locked(folder)
+
+
+def _locked(folder: pathlib.Path) -> contextlib.ExitStack:
+  """Lock a folder until the end of the context or of the process."""
+  opened = contextlib.ExitStack()
+  descriptor = os.open(folder, os.O_RDONLY)
+  opened.callback(os.close, descriptor)
   try:
-    with sigterm.raised():
-      yield partial
-    processes.meet(f"{folder} written")
-    if processes.is_first():
-      if folder.exists():
-        folder.rmdir()
-      partial.rename(folder)
-  except BaseException:
-    if processes.is_first():
-      shutil.rmtree(partial, ignore_errors=True)
-    raise
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    opened.close()
+    raise ValueError(f"{folder}: another process is writing it") from None
+  except OSError:
+    pass  # A file system without locks.
+  return opened
+
+
+def _remove(folder: pathlib.Path) -> None:
+  """Remove a folder in which threads may write for a moment yet."""
+  for _ in range(5):
+    shutil.rmtree(folder, ignore_errors=True)
+    time.sleep(0.1)

@@ -92,14 +92,13 @@ def bring_in(
     return stream.Promise(tuple(shape.shape), shape.dtype, where, make)
 
   with misfits.of(source), folders.appearing_whole(folder) as partial:
-    opened = run.Run(partial, config)
-    stream.write(
-      opened.checkpoints,
-      jax.tree.map_with_path(promise, network.shapes, network.shardings(mesh)),
-    )
     if processes.is_first():
       (partial / "config.json").write_text(text)
       _bring_codec(config, source, partial)
+    stream.write(
+      run.Run(partial, config).checkpoints,
+      jax.tree.map_with_path(promise, network.shapes, network.shardings(mesh)),
+    )
   started = f"; fresh: {', '.join(plan.fresh)}" if plan.fresh else ""
   return f"{len(tensors)} tensors, {len(plan.leaves)} parameters{started}"
 

@@ -1,3 +1,4 @@
+import errno
 import pathlib
 import re
 import shutil
@@ -324,6 +325,26 @@ def test_nothing_stays_of_what_fails(tmp_path):
   ):
     (partial / "new").touch()
     raise KeyboardInterrupt
+  assert not [*tmp_path.iterdir()]
+
+
+def test_what_another_process_writes_is_left_alone(tmp_path):
+  with folders.appearing_whole(tmp_path / "out") as partial:
+    (partial / "new").touch()
+    with (
+      pytest.raises(ValueError, match=r"out\.partial: another process"),
+      folders.appearing_whole(tmp_path / "out"),
+    ):
+      pass
+  assert [path.name for path in (tmp_path / "out").iterdir()] == ["new"]
+
+
+def test_a_full_disk_is_told_where_it_is(tmp_path):
+  with (
+    pytest.raises(OSError, match=re.escape(f"No space: '{tmp_path / 'out'}'")),
+    folders.appearing_whole(tmp_path / "out"),
+  ):
+    raise OSError(errno.ENOSPC, "No space")
   assert not [*tmp_path.iterdir()]
 
 

@@ -7,7 +7,9 @@ of one whose layers were not stored apart.
 
 import dataclasses
 import math
+import os
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -98,12 +100,12 @@ async def _write(promise: Promise, info, arg) -> None:
     )
   )
   if jax.process_index() == 0:
-    await tensorstore.open(
+    tensorstore.open(
       spec, create=True, open=True, context=info.ts_context
-    )
-  store = await tensorstore.open(
+    ).result()
+  store = tensorstore.open(
     spec, open=True, assume_metadata=True, context=info.ts_context
-  )
+  ).result()
   chunk = (store.chunk_layout.write_chunk.shape or (1,))[0] or 1
   bytes_of_chunk = chunk * _row_bytes(promise)
   rows = chunk * max(1, _PART // max(1, bytes_of_chunk))
@@ -112,7 +114,13 @@ async def _write(promise: Promise, info, arg) -> None:
     for index in _divided(shard, rows):
       part = read(index)
       assert part.shape == store[index].shape  # Else it would be broadcast.
-      await store[index].write(part)
+      try:
+        store[index].write(part).result()
+      except ValueError as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+          raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
 def _divided(index: Index, rows: int) -> Iterator[Index]:

@@ -1,6 +1,7 @@
 """Parameters written and read a part at a time."""
 
 import functools
+import resource
 
 import jax
 import numpy as np
@@ -71,6 +72,16 @@ def test_what_has_no_layers_is_not_stored_by_rows(saved):
 def test_small_parameters_are_written_whole(saved, shape):
   noted = Noted(shape)
   numerics.assert_same(saved(x=noted.promise())["x"].read(), noted.array)
+
+
+def test_what_cannot_be_written_is_an_error_of_the_system(saved):
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (2**13, limits[1]))
+  try:
+    with pytest.raises(OSError, match="File too large"):
+      saved(x=Noted((6, 64, 64)).promise())
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("axes", [(None, "a"), ("a",), (None, "b", "a"), ()])
