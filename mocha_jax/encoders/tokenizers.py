@@ -16,8 +16,8 @@ def open_tokenizer(path: str, vocabulary: int) -> Tokenizer:
     "bytes", for UTF-8 as ByT5 counts it.
 
   Raises:
-    ValueError: there is no such file, it is of another kind, or it knows
-      more tokens than the encoder.
+    ValueError: there is no such file, it is of another kind, it knows more
+      tokens than the encoder, or it puts no end after a prompt.
   """
   if path == BYTES:
     _check(_SPECIAL + 256, vocabulary, path)
@@ -40,7 +40,14 @@ def open_tokenizer(path: str, vocabulary: int) -> Tokenizer:
   # What a file says of padding and cutting is not for us.
   found.no_padding()
   found.no_truncation()
-  return lambda text: found.encode(text).ids
+  encode = lambda text: found.encode(text).ids
+  last = encode("")[-1:]
+  if not last or encode("a")[-1:] != last:  # What all share.
+    raise ValueError(
+      f"tokenizer {path} puts no end after a prompt: take the tokenizer.json"
+      " of the encoder's own model, whose post_processor adds one"
+    )
+  return encode
 
 
 def _check(known: int, vocabulary: int, path: str) -> None:

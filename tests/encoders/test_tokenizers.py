@@ -40,6 +40,17 @@ def test_tokens_beyond_the_vocabulary_are_refused(words):
     open_tokenizer("bytes", 258)
 
 
+@pytest.mark.parametrize("given", [None, "<s> $A"])
+def test_file_without_an_end_is_refused(words, given):
+  file = tokenizers.Tokenizer.from_file(words)
+  file.post_processor = given and processors.TemplateProcessing(
+    single=given, special_tokens=[("<s>", 0)]
+  )
+  file.save(words)
+  with pytest.raises(ValueError, match=r"tokenizer.json puts no end after a"):
+    open_tokenizer(words, 5)
+
+
 def test_missing_or_wrong_file_is_refused(tmp_path):
   with pytest.raises(ValueError, match=r"tokenizer = '' is no file: .*bytes"):
     open_tokenizer("", 9)
