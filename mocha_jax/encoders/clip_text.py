@@ -134,3 +134,12 @@ class ClipTextEncoder(FrozenText):
     from mocha_jax.weights import clip_text
 
     return clip_text.table(names)
+
+  def settings(self):
+    """Return what it computes by and no tensor's shape tells."""
+    from mocha_jax.weights import clip_text
+
+    sizes = self.config.sizes
+    return clip_text.settings(
+      heads=sizes.heads, activation=sizes.activation, epsilon=_EPSILON
+    )

@@ -23,8 +23,9 @@ from mocha_jax.network import Network, nested, paths
 class Frozen:
   """A network of a config, with weights from `config.weights`.
 
-  Which one, `build` says, and `table` how its parameters are called in a file
-  that holds tensors of some names: entries, and names to be ignored.
+  Which one, `build` says; `table`, how its parameters are called in a file that
+  holds tensors of some names: entries, and names to be ignored; and `settings`,
+  what a config.json beside that file must say.
   """
 
   def __init__(self, config: Any):
@@ -39,6 +40,10 @@ class Frozen:
 
   def table(self, names: Collection[str]) -> tuple[list[Any], Sequence[str]]:
     """Return the table of names for a file that holds these."""
+    raise NotImplementedError
+
+  def settings(self) -> Any:
+    """Return the `weights.transformers_settings` that it computes by."""
     raise NotImplementedError
 
   @functools.cached_property
@@ -57,8 +62,8 @@ class Frozen:
     """Find out what is wrong with the files before anything is computed.
 
     Raises:
-      ValueError: there are none, or they are of another network; all tensors
-        that do not fit are listed.
+      ValueError: there are none, or they are of another network; all settings
+        that do not fit are listed, or else all tensors.
     """
     self.open_files()
 
@@ -78,6 +83,7 @@ class Frozen:
     path = pathlib.Path(self.config.weights)
     try:
       tensors = files.open_tensors(path)
+      self.settings().check(path)
       entries, ignored = self.table(tensors)
       shapes, letters = self.network.shapes, self.network.letters
       with misfits.of(path):

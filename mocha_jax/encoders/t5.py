@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mocha_jax.encoders.frozen import FrozenText
 from mocha_jax.encoders.layers import GatedMLP, SelfAttention
-from mocha_jax.models.layers import RMSNorm, table
+from mocha_jax.models.layers import EPSILON, RMSNorm, table
 from mocha_jax.sections import positive
 
 
@@ -179,3 +179,12 @@ class T5Text(FrozenText):
     from mocha_jax.weights import t5
 
     return t5.table(names, shared=self.config.sizes.positions == "shared")
+
+  def settings(self):
+    """Return what it computes by and no tensor's shape tells."""
+    from mocha_jax.weights import t5
+
+    sizes = self.config.sizes
+    return t5.settings(
+      activation=sizes.activation, distance=sizes.distance, epsilon=EPSILON
+    )

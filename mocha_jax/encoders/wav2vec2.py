@@ -285,6 +285,15 @@ class Wav2Vec2Speech(Frozen):
 
     return wav2vec2.table(names, len(self.config.sizes.kernels))
 
+  def settings(self):
+    """Return what it computes by and no tensor's shape tells."""
+    from mocha_jax.weights import wav2vec2
+
+    sizes = self.config.sizes
+    return wav2vec2.settings(
+      heads=sizes.heads, strides=sizes.strides, epsilon=_EPSILON
+    )
+
   def __call__(
     self,
     samples: Float[np.ndarray, "A"],

@@ -27,7 +27,7 @@ from mocha_jax.encoders.t5 import T5Text
 from mocha_jax.encoders.tokenizers import BYTES
 from mocha_jax.encoders.wav2vec2 import Wav2Vec2Speech
 from mocha_jax.network import Network, paths
-from mocha_jax.weights import files, tables, wan_vae
+from mocha_jax.weights import files, t5, tables, wan_vae
 from mocha_jax.weights.tables import Entry, Stored
 
 VERSION = "0.42.1"  # Of diffusers, whose conventions these are.
@@ -171,7 +171,6 @@ def _t5(encoder: T5Text, folder: pathlib.Path, shard_bytes: int) -> list[str]:
   sizes = encoder.config.sizes
   _write_transformers(_frozen(encoder), folder, shard_bytes)
   per_layer = sizes.positions == "per_layer"
-  activation = {"gelu_tanh": "gated-gelu", "silu": "gated-silu"}
   config = {
     "model_type": "umt5" if per_layer else "t5",
     "d_model": sizes.width,
@@ -182,7 +181,7 @@ def _t5(encoder: T5Text, folder: pathlib.Path, shard_bytes: int) -> list[str]:
     "vocab_size": sizes.vocabulary,
     "relative_attention_num_buckets": sizes.buckets,
     "relative_attention_max_distance": sizes.distance,
-    "feed_forward_proj": activation[sizes.activation],
+    "feed_forward_proj": t5.GATED[sizes.activation],
     "layer_norm_epsilon": 1e-6,
     "dropout_rate": 0.0,
   }

@@ -1,11 +1,16 @@
-"""Names of CLIP's text encoder: transformers', with a prefix or without."""
+"""Names and settings of CLIP's text encoder: transformers'.
+
+Names have a prefix or none.
+"""
 
 from collections.abc import Collection
 
 from mocha_jax.weights.tables import Entry
+from mocha_jax.weights.transformers_settings import Setting, Settings
 
 _PREFIX = "text_model."
 _BARE = "embeddings.token_embedding.weight"  # As transformers 5 writes it.
+_ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu"}
 
 
 def table(names: Collection[str]) -> tuple[list[Entry], tuple[str, ...]]:
@@ -42,6 +47,22 @@ def table(names: Collection[str]) -> tuple[list[Entry], tuple[str, ...]]:
     "visual_projection.weight",
     "text_projection.weight",
     "logit_scale",
+  )
+
+
+def settings(*, heads: int, activation: str, epsilon: float) -> Settings:
+  """Return what an encoder of these computes by; epsilon: of its norms.
+
+  Which token ends a prompt does not matter: no pooled feature is taken.
+  """
+  rows = (
+    Setting("num_attention_heads", heads, "sizes.heads"),
+    Setting("hidden_act", activation, "sizes.activation", _ACTIVATIONS),
+    Setting("layer_norm_eps", epsilon),
+  )
+  defaults = {"num_attention_heads": 8, "hidden_act": "quick_gelu"}
+  return Settings(
+    ("clip_text_model",), rows, wholes=("clip",), left_out=defaults
   )
 
 

@@ -35,12 +35,7 @@ def check(told: pathlib.Path, model: Mapping[str, Any]) -> None:
   Raises:
     ValueError: a setting differs; or the file is damaged.
   """
-  try:
-    there = json.loads(told.read_text(encoding="utf-8"))
-  except ValueError as error:
-    raise ValueError(f"{told} is not JSON: {error}") from error
-  if not isinstance(there, dict):
-    raise ValueError(f"{told} is no config: it holds no settings by name")
+  there = read(told)
   if isinstance(there.get("model"), dict):
     there = paths(there["model"])  # Of a run.
   given = paths(model)
@@ -52,3 +47,14 @@ def check(told: pathlib.Path, model: Mapping[str, Any]) -> None:
           f"{told}: these weights have {name} = {there[name]!r}, the config "
           f"has config.model.{ours} = {given[ours]!r}"
         )
+
+
+def read(told: pathlib.Path) -> dict[str, Any]:
+  """Return what a config.json holds; ValueError if it is damaged."""
+  try:
+    there = json.loads(told.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise ValueError(f"{told} is not JSON: {error}") from error
+  if not isinstance(there, dict):
+    raise ValueError(f"{told} is no config: it holds no settings by name")
+  return there

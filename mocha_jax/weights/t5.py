@@ -1,8 +1,16 @@
-"""Names of T5's encoder: transformers', and Wan's own file of UMT5."""
+"""Names and settings of T5's encoder.
+
+The names are transformers' or those of Wan's own file of UMT5, which comes
+without settings.
+"""
 
 from collections.abc import Collection
 
 from mocha_jax.weights.tables import Entry
+from mocha_jax.weights.transformers_settings import Setting, Settings
+
+# What transformers calls an MLP that is gated by each activation.
+GATED = {"gelu_tanh": "gated-gelu", "silu": "gated-silu"}
 
 _ATTENTION = "encoder.block.{layer}.layer.0."
 _MLP = "encoder.block.{layer}.layer.1."
@@ -37,6 +45,19 @@ def table(
   ]
   # The embedding may stand there twice; files of whole models hold a decoder.
   return entries, (*_EMBEDDINGS, "decoder.*", "lm_head.weight")
+
+
+def settings(*, activation: str, distance: int, epsilon: float) -> Settings:
+  """Return what an encoder of these computes by; epsilon: of its norms.
+
+  How many heads there are, the shape of their numbers of positions tells.
+  """
+  rows = (
+    Setting("feed_forward_proj", activation, "sizes.activation", GATED),
+    Setting("relative_attention_max_distance", distance, "sizes.distance"),
+    Setting("layer_norm_epsilon", epsilon),
+  )
+  return Settings(("t5", "umt5", "mt5"), rows)
 
 
 def _attention(prefix: str) -> list[Entry]:

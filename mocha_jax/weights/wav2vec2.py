@@ -1,8 +1,9 @@
-"""Names of wav2vec 2.0, base: transformers'."""
+"""Names and settings of wav2vec 2.0, base: transformers'."""
 
 from collections.abc import Collection
 
 from mocha_jax.weights.tables import Entry
+from mocha_jax.weights.transformers_settings import Setting, Settings
 
 _PREFIX = "wav2vec2."
 # Of the convolution's magnitude and direction: newer names first.
@@ -48,6 +49,22 @@ def table(
     "project_hid.*",
     "project_q.*",
   )
+
+
+def settings(
+  *, heads: int, strides: tuple[int, ...], epsilon: float
+) -> Settings:
+  """Return what an encoder of these computes by; epsilon: of its norms."""
+  rows = (
+    Setting("num_attention_heads", heads, "sizes.heads"),
+    Setting("conv_stride", strides, "sizes.strides"),
+    Setting("feat_extract_norm", "group"),
+    Setting("feat_extract_activation", "gelu"),
+    Setting("do_stable_layer_norm", False),
+    Setting("hidden_act", "gelu"),
+    Setting("layer_norm_eps", epsilon),
+  )
+  return Settings(("wav2vec2",), rows)
 
 
 def _block(block: str) -> list[Entry]:

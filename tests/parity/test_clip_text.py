@@ -201,4 +201,22 @@ def test_name_of_every_tensor_of_a_whole_clip_is_known(tmp_path):
     ),
   )
   whole = transformers.CLIPModel(config)
-  make_ours(SMALL, "gelu", save(whole, tmp_path)).open_files()
+  weights = save(whole, tmp_path)
+  make_ours(SMALL, "gelu", weights).open_files()
+  refused_for_activation_and_heads(weights)
+
+
+def refused_for_activation_and_heads(weights):
+  ours = make_ours(SMALL | dict(heads=4), "quick_gelu", weights)
+  with pytest.raises(ValueError) as raised:
+    ours.open_files()
+  assert str(raised.value).endswith(
+    "/config.json: num_attention_heads is 3: set sizes.heads to 3, not 4;"
+    ' hidden_act is "gelu": set sizes.activation to "gelu", not "quick_gelu"'
+  )
+
+
+def test_what_no_shape_tells_is_read_where_transformers_saved_it(tmp_path):
+  weights = save(make_theirs(SMALL, "gelu"), tmp_path)
+  refused_for_activation_and_heads(weights)
+  refused_for_activation_and_heads(f"{weights}/model.safetensors")

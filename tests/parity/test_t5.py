@@ -211,6 +211,30 @@ def test_name_of_every_tensor_of_a_whole_model_is_known(tmp_path):
   ours.check_files()
 
 
+@pytest.mark.parametrize("kind, other", [("ul2", "byt5"), ("byt5", "ul2")])
+def test_what_no_shape_tells_is_read_where_transformers_saved_it(
+  kind, other, tmp_path
+):
+  theirs = make_theirs(kind, SMALL)
+  ours = make_ours(other, SMALL | dict(distance=99), save(theirs, tmp_path))
+  with pytest.raises(ValueError) as raised:
+    ours.check_files()
+  right, wrong = (KINDS[x]["activation"] for x in (kind, other))
+  assert str(raised.value).endswith(
+    f': set sizes.activation to "{right}", not "{wrong}";'
+    " relative_attention_max_distance is 128: set sizes.distance to 128, not 99"
+  )
+
+
+@pytest.mark.parametrize("heads, head", [(6, 5), (5, 6)])
+def test_shapes_tell_how_many_heads_there_are(heads, head, tmp_path):
+  theirs = make_theirs("umt5", SMALL)
+  sizes = SMALL | dict(heads=heads, head=head)
+  ours = make_ours("umt5", sizes, save(theirs, tmp_path))
+  with pytest.raises(ValueError, match=r"misshapen .*relative_attention_bias"):
+    ours.check_files()
+
+
 def test_wans_own_names(tmp_path):
   theirs = make_theirs("umt5", SMALL)
   ours = make_ours("umt5", SMALL, save(theirs, tmp_path))
@@ -220,6 +244,7 @@ def test_wans_own_names(tmp_path):
     if name != "encoder.embed_tokens.weight"
   }
   torch.save(renamed, tmp_path / "x.pth")
+  (tmp_path / "config.json").write_text('{"model_type": "t2v"}')
   again = make_ours("umt5", SMALL, str(tmp_path / "x.pth"))
   numerics.assert_same(again.params, ours.params)
 

@@ -31,7 +31,7 @@ SMALL = dict(
 REAL_SIZE = _encoders.wav2vec2_base()["sizes"]
 
 
-def make_theirs(sizes, cls=transformers.Wav2Vec2Model):
+def make_theirs(sizes, cls=transformers.Wav2Vec2Model, **settings):
   """The network of transformers with random weights that all matter."""
   config = transformers.Wav2Vec2Config(
     hidden_size=sizes["width"],
@@ -46,6 +46,7 @@ def make_theirs(sizes, cls=transformers.Wav2Vec2Model):
     codevector_dim=8,
     proj_codevector_dim=8,
     num_codevectors_per_group=4,
+    **settings,
   )
   torch.manual_seed(0)
   model = cls(config).eval()
@@ -194,6 +195,31 @@ def test_name_of_every_tensor_of_a_whole_model_is_known(cls, tmp_path):
   samples = sounds()
   got = ours_of(ours, samples)
   compare.assert_parity(got, theirs_of(theirs.wav2vec2, samples))
+
+
+@pytest.mark.parametrize(
+  "heads, settings, message",
+  [
+    (
+      3,
+      dict(do_stable_layer_norm=True),
+      "do_stable_layer_norm is true, but only",
+    ),
+    (3, dict(layer_norm_eps=1e-3), "layer_norm_eps is 0.001, but only 1e-05"),
+    (3, dict(hidden_act="relu"), 'hidden_act is "relu", but only "gelu"'),
+    (6, {}, "num_attention_heads is 6: set sizes.heads"),
+  ],
+)
+@pytest.mark.parametrize(
+  "cls", [transformers.Wav2Vec2Model, transformers.Wav2Vec2ForCTC]
+)
+def test_what_no_shape_tells_is_read_where_transformers_saved_it(
+  cls, heads, settings, message, tmp_path
+):
+  theirs = make_theirs(SMALL | dict(heads=heads), cls, **settings)
+  ours = make_ours(SMALL, save(theirs, tmp_path))
+  with pytest.raises(ValueError, match=message):
+    ours.check_files()
 
 
 def test_older_names_are_known_too():
