@@ -2,8 +2,8 @@
 
 python run_stablehlo.py FOLDER INPUTS.npz OUTPUTS.npz
 
-INPUTS: noise, times, sound, heard, and of each text NAME, after full/ and
-null/, ids.NAME and text_mask.NAME.
+INPUTS: noise, sound, heard, and of each text NAME, after full/ and null/,
+ids.NAME and text_mask.NAME.
 """
 
 import itertools
@@ -54,7 +54,7 @@ def main(folder, inputs, outputs):
   for name in ("speech_guidance", "text_guidance"):
     told[name] = np.float32(manifest["sample"][name])
   x = given["noise"]
-  for start, end in itertools.pairwise(given["times"]):
+  for start, end in itertools.pairwise(manifest["sample"]["times"]):
     now = {"latents": x, "t": np.float32(start)}
     x += np.float32(end - start) * run("denoise", told | now)["velocity"]
   frames = run("decode", {"latents": x})["frames"]

@@ -1,7 +1,7 @@
 """A run as StableHLO programs, which any XLA runs: CUDA, ROCm, TPU, CPU.
 
   manifest.json        every program's inputs and outputs, in order; what sound
-                       and tokens must be
+                       and tokens must be; the times of a sample's steps
   encode_text.NAME.jax ids and mask -> features of text; of encoders with
                        weights of their own
   encode_speech.jax    sound -> features of speech
@@ -16,8 +16,8 @@
 parameters, then its inputs, the number of clips B being free. An output bears
 the name of the input that takes it; `denoise` takes those of `project` twice,
 as they are and with null_ before them: of the empty prompt, and of zeros for
-features of speech. Euler's steps from noise x at t = 0 are
-x += (t' - t) denoise(...).
+features of speech. Euler's steps from noise x, of the manifest's times from
+t = 0 to 1, are x += (t' - t) denoise(...).
 
 NAME.stablehlo is the same without JAX's account of it: first the index of the
 platform in the manifest, then parameters and inputs in its order; what compiles
@@ -36,8 +36,10 @@ import jax
 from jax import export
 
 from mocha_jax import run
+from mocha_jax.diffusion.sample import SampleConfig, times
 from mocha_jax.export.stablehlo import backbone, codec, speech, text
 from mocha_jax.export.stablehlo.program import Arrays, Program
+from mocha_jax.sections import section
 from mocha_jax.weights import files
 from mocha_jax.weights.tables import Stored
 
@@ -61,6 +63,7 @@ def write(
     ValueError: an encoder has no weights, or they are of another network.
   """
   given = opened.config.to_dict()
+  settings = section(SampleConfig, given["sample"], "sample")
   (b,) = export.symbolic_shape("B")
   coded = opened.codec()
   grid = coded.latent_shape(*(given["clip"][key] for key in _SIDES))
@@ -83,7 +86,8 @@ def write(
     "clip": given["clip"],
     "sound": speech.described(given),
     "text": text.described(given, folder),
-    "sample": {k: given["sample"][k] for k in _SAMPLING},
+    "sample": {k: given["sample"][k] for k in _SAMPLING}
+    | {"times": times(settings).tolist()},
   }
   content = json.dumps(manifest, indent=2)
   (folder / "manifest.json").write_text(content + "\n", encoding="utf-8")
