@@ -9,16 +9,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from data_pipelines import records
-from mocha_jax.config import difference
+from mocha_jax.config import PORTIONS, difference, is_path
 
 SECTIONS = ("clip", "codec", "speech_encoder", "text_encoder")
 DIGESTS = "digests"
 
-_FILES = ("weights", "tokenizer")
 # Of files in a folder, the first kind of which there are any.
 _KINDS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
-_BYTES = "bytes"  # A tokenizer that is no file.
-_PORTIONS = ("batch_size", "chunk", "tile")  # The result is the same.
 
 
 def check_trainable(
@@ -34,7 +31,7 @@ def check_trainable(
   differing = {
     key: pair
     for key, pair in _difference(there, wanted).items()
-    if not key.endswith(".dtype") and not _is_file(key, *pair)
+    if not key.endswith(".dtype") and not is_path(key, *pair)
   }
   _refuse(encoded, differing)
 
@@ -52,7 +49,7 @@ def check_same(
   before = there.get(DIGESTS, {})
 
   def is_same(key: str, old: Any, new: Any) -> bool:
-    if not _is_file(key, old, new):
+    if not is_path(key, old, new):
       return False
     return key not in before or _digest(new) in (None, before[key])
 
@@ -68,9 +65,7 @@ def digests(sections: Mapping[str, Any]) -> dict[str, str]:
   """Return the SHA-256 of each file that a config names, by the key's name."""
   named = difference(ConfigDict(), ConfigDict(dict(sections)))
   found = {
-    key: _digest(path)
-    for key, (_, path) in named.items()
-    if _is_file(key, path, path)
+    key: _digest(path) for key, (_, path) in named.items() if is_path(key, path)
   }
   return {key: of for key, of in found.items() if of}
 
@@ -102,15 +97,8 @@ def _difference(
   return {
     key: pair
     for key, pair in differing.items()
-    if key and key.rpartition(".")[2] not in _PORTIONS
+    if key and key.rpartition(".")[2] not in PORTIONS
   }
-
-
-def _is_file(key: str, old: Any, new: Any) -> bool:
-  """Return whether both values are paths."""
-  return key.rpartition(".")[2] in _FILES and all(
-    isinstance(value, str) and value != _BYTES for value in (old, new)
-  )
 
 
 def _refuse(

@@ -84,6 +84,20 @@ def completed(config: ConfigDict) -> ConfigDict:
   return ConfigDict(given).lock()
 
 
+# Keys of codecs and encoders: where files lie, and how much is computed at a
+# time, on which the result does not depend.
+_PATHS = ("weights", "tokenizer")
+PORTIONS = ("batch_size", "chunk", "tile")
+_BYTES = "bytes"  # A tokenizer that is no file.
+
+
+def is_path(key: str, *values: Any) -> bool:
+  """Return whether a dotted key of a codec or an encoder, with values, is."""
+  return key.rpartition(".")[2] in _PATHS and all(
+    isinstance(value, str) and value != _BYTES for value in values
+  )
+
+
 class _Absent:
   def __repr__(self) -> str:
     return "(absent)"

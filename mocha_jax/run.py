@@ -14,13 +14,14 @@ import pathlib
 import shutil
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from mocha_jax import config as experiments
 from mocha_jax import encoders
-from mocha_jax.codecs import Codec
+from mocha_jax.codecs import Codec, are_same
 from mocha_jax.codecs import load as load_codec
 from mocha_jax.launch import processes
 from mocha_jax.models import make_config, make_model
@@ -31,7 +32,7 @@ from mocha_jax.training.trainable import TrainableConfig
 _SEEN_WITHIN = 60.0  # Seconds.
 
 # What a run may change when it goes on: how long, how often, where and by what
-# means, what then.
+# means, what then. (Of what makes the data: where files lie, and portions.)
 FREE = (
   "train.",
   "optim.decay_steps",
@@ -43,6 +44,7 @@ FREE = (
   "toy.",
   "model.speech.implementation",
 )
+_MAKE_DATA = ("codec.", "speech_encoder.", "text_encoder.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,20 +156,30 @@ def _check_same(run: Run, config: ConfigDict, codec: pathlib.Path) -> None:
   """Refuse what the checkpoints of a run do not go with."""
   changed = experiments.difference(run.config, config)
   for key, (old, new) in changed.items():
-    free = run.is_imported and not key.startswith("model.")
-    if not free and not key.startswith(FREE):
+    begun = not run.is_imported or key.startswith("model.")
+    if begun and not _is_free(key, old, new):
       raise ValueError(
         f"{run.folder} holds a run with config.{key} = {old!r}, not {new!r}; "
         "give it back its value or choose another --run"
       )
   own = run.folder / "codec.npz"
-  if run.is_imported and not own.is_file():
+  if (run.is_imported and not own.is_file()) or are_same(own, codec):
     return
-  if not filecmp.cmp(own, codec, shallow=False):
+  if run.is_imported:
+    print(f"{codec} takes the place of the codec that {run.folder} came with")
+  else:
     raise ValueError(
       f"{run.folder} was trained with another codec than {codec}: the data "
       "were made anew; choose another --run"
     )
+
+
+def _is_free(key: str, old: Any, new: Any) -> bool:
+  """Return whether a run that has begun may change a key of its config."""
+  if key.startswith(_MAKE_DATA):  # What differs in the result, the data tell.
+    portion = key.rpartition(".")[2] in experiments.PORTIONS
+    return portion or experiments.is_path(key, old, new)
+  return key.startswith(FREE)
 
 
 def open_run(folder: pathlib.Path) -> Run:

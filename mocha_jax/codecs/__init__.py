@@ -1,5 +1,7 @@
 """What turns frames into latents and back."""
 
+import dataclasses
+import filecmp
 import json
 import os
 import pathlib
@@ -17,6 +19,8 @@ from mocha_jax.sections import nearest, section
 CodecConfig: TypeAlias = linear.CodecConfig | WanVAEConfig
 
 _CONFIGS = {"linear": linear.CodecConfig, "wan_vae": WanVAEConfig}
+# How a codec is computed; what it makes differs by rounding at most.
+_MEANS = ("dtype", "chunk", "tile")
 
 
 class Codec(Protocol):
@@ -123,3 +127,22 @@ def load(path: str | os.PathLike[str]) -> Codec:
   except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
     raise ValueError(f"{path} is no codec: {error}") from error
   return (wan_vae if name == "wan_vae" else linear).load(path)
+
+
+def are_same(
+  path: str | os.PathLike[str], other: str | os.PathLike[str]
+) -> bool:
+  """Return whether files hold one codec, however it is to be computed.
+
+  Raises:
+    ValueError: there is no such file, or it is no codec's.
+  """
+  one, two = (dataclasses.asdict(load(file).config) for file in (path, other))
+  if filecmp.cmp(path, other, shallow=False):
+    return True
+  if any(one[key] != two.get(key) for key in one if key not in _MEANS):
+    return False
+  with np.load(path) as a, np.load(other) as b:
+    return a.files == b.files and all(
+      np.array_equal(a[name], b[name]) for name in a.files if name != "config"
+    )
