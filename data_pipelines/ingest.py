@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 
 import apache_beam as beam
@@ -20,7 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from data_pipelines import captions as tables
-from data_pipelines import real_clips, records
+from data_pipelines import real_clips, records, staging
 from data_pipelines.real_clips import REASONS, RealClip, Refused
 from mocha_jax import media
 
@@ -92,19 +91,18 @@ def ingest(
   Raises:
     FileNotFoundError: A folder or file that was named is not there.
     ValueError: The folder holds no clip, the captions are no such table, or
-      `directory` holds records already.
+      `directory` holds records already or another process writes it.
   """
   directory = pathlib.Path(directory)
-  if records.exists(directory):
-    raise ValueError(f"{directory} already holds records; remove them first")
   clips, refused, unused = _plan(
     pathlib.Path(folder), pathlib.Path(captions), options
   )
-  directory.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=directory, prefix="staged_") as stage:
-    _stage_all(clips, clip, options, stage)
+  with staging.folder(directory) as stage:
+    if records.exists(directory):
+      raise ValueError(f"{directory} already holds records; remove them first")
+    _stage_all(clips, clip, options, str(stage))
     staged, remarks = collections.defaultdict(list), {}
-    for path in sorted(pathlib.Path(stage).glob("*.json")):
+    for path in sorted(stage.glob("*.json")):
       outcome = json.loads(path.read_text())
       if outcome["reason"]:
         refused[outcome["reason"]][outcome["name"]] = outcome["detail"]
@@ -113,7 +111,8 @@ def ingest(
       staged[outcome["split"]] += outcome["staged"]
     staged = {split: paths for split, paths in staged.items() if paths}
     if staged:
-      _write(directory, staged, clip, options)
+      _write(stage, staged, clip, options)
+      staging.move(stage, directory, records.NAME)
   summary = Summary(
     str(directory),
     {split: len(paths) for split, paths in sorted(staged.items())},

@@ -48,8 +48,8 @@ KINDS = (
   "dialogue",
 )
 RAW, ENCODED = "raw", "encoded"
+NAME = "clips"  # Of the folder with the records, in that of either.
 
-_NAME = "clips"
 _VERSION = "1.0.0"
 # [P F], stored flat: tfds cannot read back an empty array of two open sizes.
 _TRACKS = ("mouth", "viseme", "visible")
@@ -137,13 +137,13 @@ def write(
       splits, features, about, data_dir=directory, file_format="array_record"
     )
     builder.download_and_prepare(
-      download_dir=directory / _NAME, download_config=config
+      download_dir=directory / NAME, download_config=config
     )
 
 
 def remove(directory: str | os.PathLike[str]) -> None:
   """Delete the records of a folder, and nothing else in it."""
-  shutil.rmtree(pathlib.Path(directory) / _NAME, ignore_errors=True)
+  shutil.rmtree(pathlib.Path(directory) / NAME, ignore_errors=True)
 
 
 def exists(directory: str | os.PathLike[str]) -> bool:
@@ -223,7 +223,7 @@ class _Info(tfds.core.DatasetInfo):
 class _Clips(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """Writes given records; tfds calls its methods."""
 
-  name = _NAME
+  name = NAME
   VERSION = tfds.core.Version(_VERSION)
 
   def __init__(self, splits, features, about, **kwargs):
@@ -308,7 +308,7 @@ def beam_options(flags: Sequence[str]):
 
 
 def _folder(directory: str | os.PathLike[str]) -> pathlib.Path:
-  return pathlib.Path(directory) / _NAME / _VERSION
+  return pathlib.Path(directory) / NAME / _VERSION
 
 
 def _open(directory: str | os.PathLike[str]) -> tfds.core.DatasetBuilder:

@@ -1,14 +1,12 @@
 """Folders that appear when they are whole, or not at all."""
 
 import contextlib
-import fcntl
-import os
 import pathlib
 import shutil
 import time
 from collections.abc import Iterator
 
-from mocha_jax import sigterm
+from mocha_jax import locks, sigterm
 from mocha_jax.launch import processes
 
 
@@ -57,25 +55,10 @@ def appearing_whole(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 def _make_anew(folder: pathlib.Path) -> contextlib.AbstractContextManager:
   """Make an empty folder; return what keeps other processes from doing so."""
   if folder.exists():  # Of one who was killed, or who writes it now.
-    with _locked(folder):
+    with locks.locked(folder):
       shutil.rmtree(folder)
   folder.mkdir(parents=True)
-  return _locked(folder)
-
-
-def _locked(folder: pathlib.Path) -> contextlib.ExitStack:
-  """Lock a folder until the end of the context or of the process."""
-  opened = contextlib.ExitStack()
-  descriptor = os.open(folder, os.O_RDONLY)
-  opened.callback(os.close, descriptor)
-  try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    opened.close()
-    raise ValueError(f"{folder}: another process is writing it") from None
-  except OSError:
-    pass  # A file system without locks.
-  return opened
+  return locks.locked(folder)
 
 
 def _remove(folder: pathlib.Path) -> None:
