@@ -46,7 +46,7 @@ def write(
   parameters: Mapping[str, Stored],
   folder: pathlib.Path,
   *,
-  shard_bytes: int = 5 * 10**9,
+  shard_bytes: int = files.SHARD_BYTES,
 ) -> None:
   """Write the folder.
 

@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -44,6 +45,7 @@ def pipeline(request, monkeypatch):
   transformer, model = TRANSFORMERS[request.param]
   config = make_config(model)
   shapes = Network(lambda rngs: make_model(config, rngs=rngs)).shapes
+  torch.manual_seed(0)
   pipeline = made.MochaPipeline(
     transformer(**diffusers_folder.make_backbone(model, shapes).config),
     scheduler_flow.FlowEulerScheduler(4, "shifted_linear", 3.0),
@@ -63,7 +65,7 @@ def pipeline(request, monkeypatch):
       transformers.T5Config(
         d_model=20, d_kv=4, d_ff=8, num_layers=1, num_heads=2, vocab_size=260
       )
-    ),
+    ).eval(),
     text_names=["umt5"],
     num_frames=5,
     height=32,
@@ -150,6 +152,121 @@ def test_whole_numbers_of_sound_take_their_range(pipeline):
   for kind in (np.int64, np.uint8, complex):
     with pytest.raises(ValueError, match=r"must be floats in -1\.\.1, int16"):
       pipeline.read_speech(np.ones(3, kind))
+
+
+class StandInGenerator:
+  """Of a device that this machine does not have."""
+
+  device = torch.device("meta")
+
+
+@pytest.mark.parametrize(
+  ("generator", "where"),
+  [
+    (StandInGenerator(), "meta"),
+    (None, "meta"),
+    (torch.Generator("cpu"), "cpu"),
+    ([torch.Generator("cpu")], "cpu"),
+  ],
+)
+def test_noise_is_drawn_where_its_generator_is(
+  pipeline, generator, where, monkeypatch
+):
+  randn, drawn = torch.randn, []
+  device = torch.device("meta")
+  monkeypatch.setattr(type(pipeline), "_execution_device", device)
+  monkeypatch.setattr(
+    torch,
+    "randn",
+    lambda shape, generator=None, device=None, dtype=None, layout=None: (
+      drawn.append((torch.device(device or "cpu").type, dtype))
+      or randn(shape, device=device, dtype=dtype)
+    ),
+  )
+  monkeypatch.setattr(pipeline, "encode", lambda *_: pytest.fail("drawn"))
+  with pytest.raises(pytest.fail.Exception, match="drawn"):
+    pipeline("A man.", generator=generator)
+  assert drawn == [(where, torch.float32)]
+
+
+def test_a_seed_gives_the_noise_of_torch(pipeline):
+  shape = (1, *pipeline.latent_shape(5, 32, 48))
+  noise = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+  run = lambda **given: (
+    pipeline(
+      "A man.", num_inference_steps=2, output_type="latent", **given
+    ).frames
+  )
+  drawn = run(generator=torch.Generator().manual_seed(3))
+  assert torch.equal(drawn, run(latents=noise))
+
+
+@pytest.mark.parametrize(
+  "scheduler",
+  [
+    diffusers.UniPCMultistepScheduler,
+    diffusers.FlowMatchEulerDiscreteScheduler,
+    lambda **_: diffusers.FlowMatchEulerDiscreteScheduler(1),  # Falling times.
+  ],
+)
+def test_schedulers_of_other_times_are_refused(
+  pipeline, scheduler, monkeypatch
+):
+  make = getattr(scheduler, "from_config", lambda given: scheduler(**given))
+  pipeline.scheduler = make(pipeline.scheduler.config)
+  monkeypatch.setattr(pipeline, "encode", lambda *_: pytest.fail("encoded"))
+  with pytest.raises(ValueError, match=r"goes from .* must rise from 0, noise"):
+    pipeline("A man.", num_inference_steps=3)
+
+
+class EvenTimes(scheduler_flow.FlowEulerScheduler):
+  """A scheduler of a user's own."""
+
+  def set_timesteps(self, num_inference_steps=None, device=None):
+    """Lay out any number of steps, 1 too."""
+    self.times = torch.linspace(0, 1, (num_inference_steps or 4) + 1)
+    self.timesteps = self.times[:-1]
+    self.step_index = None
+
+
+def test_a_scheduler_of_ones_own_may_go_from_0_to_1(pipeline):
+  noise = torch.randn(1, *pipeline.latent_shape(5, 32, 48))
+  run = lambda steps: (
+    pipeline(
+      "A man.", latents=noise, num_inference_steps=steps, output_type="latent"
+    ).frames
+  )
+  pipeline.scheduler = scheduler_flow.FlowEulerScheduler(
+    4, "shifted_linear", 1.0
+  )
+  want = run(4)
+  pipeline.scheduler = EvenTimes(4, "shifted_linear", 1.0)
+  for steps in (1, None):  # After one step its only time is 0.
+    got = run(steps)
+  torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("cast", [(torch.bfloat16,), ("cpu", torch.bfloat16)])
+def test_may_be_cast_after_loading(pipeline, cast):
+  shape = (1, *pipeline.latent_shape(5, 32, 48))
+  noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+  run = lambda: (
+    pipeline(
+      "A man.",
+      np.sin(np.arange(3000, dtype=np.float32)),
+      latents=noise,
+      num_inference_steps=2,
+      output_type="latent",
+    ).frames
+  )
+  want = run()
+  pipeline.to(*cast)
+  got = run()
+  assert pipeline.transformer.blocks[0].speech_attention.key.weight.dtype == (
+    torch.bfloat16
+  )
+  error = (got - want).square().mean().sqrt()
+  assert 0 < error < 0.05 * want.square().mean().sqrt()
 
 
 def test_is_not_half_saved(pipeline, tmp_path):

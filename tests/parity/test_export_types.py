@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from mocha_jax.export import diffusers_folder
 from mocha_jax.export.pytorch import (
   codec_linear,
   speech_log_mel,
+  speech_wav2vec2,
   transformer_movie_gen,
   transformer_wan,
 )
@@ -26,6 +28,17 @@ TRANSFORMERS = [
     MOVIE_GEN | _SMALL_TEXT,
   ),
 ]
+WAV2VEC2 = transformers.Wav2Vec2Config(
+  hidden_size=12,
+  num_hidden_layers=2,
+  num_attention_heads=2,
+  intermediate_size=16,
+  conv_dim=(8,) * 7,
+  num_conv_pos_embeddings=4,
+  num_conv_pos_embedding_groups=2,
+  mask_time_prob=0.0,
+  interpolate="before",
+)
 HELPED = pytest.mark.parametrize("helped", [False, True])
 
 
@@ -39,9 +52,8 @@ def reloaded(made, folder, monkeypatch, helped):
   )
 
 
-@HELPED
-@pytest.mark.parametrize(("transformer", "model"), TRANSFORMERS)
-def test_islands_stay(transformer, model, helped, tmp_path, monkeypatch):
+def make(transformer, model):
+  """Return a transformer none of whose parameters is where it starts."""
   config = make_config(model)
   shapes = Network(lambda rngs: make_model(config, rngs=rngs)).shapes
   torch.manual_seed(0)
@@ -49,6 +61,13 @@ def test_islands_stay(transformer, model, helped, tmp_path, monkeypatch):
   with torch.no_grad():
     for parameter in made.parameters():
       parameter.add_(0.1 * torch.randn_like(parameter))
+  return made
+
+
+@HELPED
+@pytest.mark.parametrize(("transformer", "model"), TRANSFORMERS)
+def test_islands_stay(transformer, model, helped, tmp_path, monkeypatch):
+  made = make(transformer, model)
   loaded = reloaded(made, tmp_path, monkeypatch, helped)
   held = made.state_dict()
   kinds = set()
@@ -77,26 +96,67 @@ def test_islands_stay(transformer, model, helped, tmp_path, monkeypatch):
   assert (got - want).abs().max() < 0.05 * want.abs().max()
 
 
+SMALL_PARTS = [
+  codec_linear.LinearCodec(time=4, space=8, channels=8, causal=True),
+  speech_log_mel.LogMelSpeechEncoder(
+    mels=8,
+    hops_per_frame=2,
+    sample_rate=16_000,
+    window=400,
+    fft=512,
+    floor=1e-6,
+    mean=0.0,
+    deviation=1.0,
+  ),
+]
+
+
 @HELPED
-@pytest.mark.parametrize(
-  "part",
-  [
-    codec_linear.LinearCodec(time=4, space=8, channels=8, causal=True),
-    speech_log_mel.LogMelSpeechEncoder(
-      mels=8,
-      hops_per_frame=2,
-      sample_rate=16_000,
-      window=400,
-      fft=512,
-      floor=1e-6,
-      mean=0.0,
-      deviation=1.0,
-    ),
-  ],
-  ids=["codec", "log_mel"],
-)
+@pytest.mark.parametrize("part", SMALL_PARTS, ids=["codec", "log_mel"])
 def test_small_parts_stay(part, helped, tmp_path, monkeypatch):
   loaded = reloaded(part, tmp_path, monkeypatch, helped)
   for name, x in loaded.state_dict().items():
     assert x.dtype == torch.float32
     assert torch.equal(x, part.state_dict()[name])
+
+
+@pytest.mark.parametrize(("transformer", "model"), TRANSFORMERS)
+def test_what_is_cast_afterwards_keeps_the_same_islands(
+  transformer, model, tmp_path
+):
+  made = make(transformer, model)
+  made.save_pretrained(tmp_path)
+  loaded = transformer.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+  cast = made.to("cpu", torch.bfloat16)
+  for tensors in ("named_parameters", "named_buffers"):
+    want, got = (dict(getattr(x, tensors)()) for x in (loaded, cast))
+    assert want.keys() == got.keys()
+    for name, x in want.items():
+      assert got[name].dtype == x.dtype, name
+      assert torch.equal(got[name], x), name
+  half = {x.dtype for x in made.half().parameters()}
+  assert half == {torch.float32, torch.float16}
+  assert {x.device.type for x in made.to("meta").parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("part", SMALL_PARTS, ids=["codec", "log_mel"])
+def test_small_parts_stay_when_cast_afterwards(part):
+  held = {name: x.clone() for name, x in part.state_dict().items()}
+  for cast in (part.to(torch.bfloat16), part.half(), part.to("cpu")):
+    for name, x in cast.state_dict().items():
+      assert x.dtype == torch.float32
+      assert torch.equal(x, held[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_wav2vec2_stays(dtype, tmp_path):
+  torch.manual_seed(0)
+  made = speech_wav2vec2.Wav2Vec2SpeechEncoder(WAV2VEC2).eval()
+  made.save_pretrained(tmp_path)
+  wave = torch.randn(4000)
+  with torch.no_grad():
+    want = made(wave, 24, 6)
+    loaded = type(made).from_pretrained(tmp_path, torch_dtype=dtype)
+    for cast in (loaded, made.to(dtype), made.to("cpu", dtype)):
+      assert {x.dtype for x in cast.parameters()} == {torch.float32}
+      assert torch.equal(cast(wave, 24, 6), want)

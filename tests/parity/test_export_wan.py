@@ -18,6 +18,7 @@ from mocha_jax.export.pytorch import (
 from tests import numerics
 from tests.parity import compare
 from tests.parity.backbones import (
+  MOVIE_GEN,
   TEXT_TOKENS,
   conditions,
   draw,
@@ -124,7 +125,7 @@ def test_without_speech_it_is_wan(theirs):
 ALIKE = (
   *("Folded", "Heard", "RMSNorm", "SpeechProjector", "SpeechWindowAttention"),
   *("GlobalSpeechAttention", "frequencies", "rotated"),
-  *("make_speech_attention", "keep_islands", "Adaptable", "adapter_settings"),
+  *("make_speech_attention", "KeepsIslands", "Adaptable", "adapter_settings"),
   *("Attention", "SwiGLU", "TextBlock", "TrainedText"),
 )
 
@@ -137,3 +138,35 @@ def test_both_files_hear_and_read_alike(name):
     for module in (transformer_movie_gen, transformer_wan)
   )
   assert one == other
+
+
+@pytest.mark.parametrize("model", [MODEL, MOVIE_GEN], ids=["wan", "movie_gen"])
+def test_gradient_checkpointing_runs_layers_again(model):
+  theirs = make_theirs(model, *make_ours(model))
+  runs = []
+  theirs.blocks[1].register_forward_pre_hook(lambda *_: runs.append(1))
+  (_, _, both) = conditions(model)
+  x, t = torch.from_numpy(draw(5, 1, 4, 5, 4, 6)), torch.tensor([0.3])
+  gradients, counts = [], []
+  for switch in ("disable", "enable"):
+    getattr(theirs, f"{switch}_gradient_checkpointing")()
+    theirs.zero_grad()
+    runs.clear()
+    theirs(x, t, encode(theirs, both)).sample.square().mean().backward()
+    gradients.append({k: p.grad for k, p in theirs.named_parameters()})
+    counts.append(len(runs))
+  assert counts == [1, 2]
+  for name, gradient in gradients[0].items():
+    torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+def test_says_of_itself_what_is_true(theirs, monkeypatch):
+  assert theirs.config.num_layers == len(theirs.blocks) == MODEL["layers"]
+  config = diffusers.ContextParallelConfig(ulysses_degree=2)
+  monkeypatch.setattr(  # Which asks for processes that this test has not.
+    type(theirs),
+    "_resolve_parallel_config",
+    lambda _, config: diffusers.ParallelConfig(context_parallel_config=config),
+  )
+  with pytest.raises(ValueError, match="`cp_plan` must be provided"):
+    theirs.enable_parallelism(config=config)

@@ -30,6 +30,15 @@ class LinearCodec(ModelMixin, ConfigMixin):
     self.encoder = nn.Linear(block, channels, dtype=torch.float32)
     self.decoder = nn.Linear(channels, block, dtype=torch.float32)
 
+  def _apply(self, fn, recurse=True):
+    """Do what `to`, `bfloat16` and their like ask for; types stay."""
+
+    def applied(x: torch.Tensor) -> torch.Tensor:
+      y = fn(x)
+      return y if y.dtype == x.dtype else x.to(y.device)
+
+    return super()._apply(applied, recurse)
+
   @apply_forward_hook
   def encode(self, frames: torch.Tensor) -> torch.Tensor:
     """Return the latents of frames."""

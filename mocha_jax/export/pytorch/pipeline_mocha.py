@@ -22,6 +22,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
 
+# Both lie beside this file in an exported folder.
 from .prompts import format as format_prompt
 from .prompts import parse as parse_prompt
 from .resampling import resample
@@ -151,7 +152,9 @@ class MochaPipeline(DiffusionPipeline):
       frames, height or given.height, width or given.width
     )
     shape = (len(texts), *shape)
-    x = randn_tensor(shape, generator) if latents is None else latents
+    x = latents
+    if x is None:
+      x = randn_tensor(shape, generator, device, torch.float32)
     if x.shape != shape:
       raise ValueError(f"latents of {tuple(x.shape)}: must be {shape}")
     scales = (
@@ -159,6 +162,7 @@ class MochaPipeline(DiffusionPipeline):
       self._or(text_guidance_scale, given.text_guidance_scale),
     )
     guided = scales != (1.0, 1.0)
+    self.check_scheduler()
     encoded = self.encode(texts, waves, frames, guided)
     x = x.to(device, torch.float32)
     self.scheduler.set_timesteps(num_inference_steps, device)
@@ -174,6 +178,16 @@ class MochaPipeline(DiffusionPipeline):
     video = x if output_type == "latent" else self.decode(x, output_type)
     self.maybe_free_model_hooks()
     return MochaPipelineOutput(video) if return_dict else (video,)
+
+  def check_scheduler(self) -> None:
+    """Refuse a scheduler whose times are not the transformer's."""
+    first, last = self.scheduler.timesteps[[0, -1]].tolist()
+    if not 0 <= first <= last < 1:
+      raise ValueError(
+        f"{type(self.scheduler).__name__} goes from {first:g} to {last:g}: "
+        "flow times must rise from 0, noise, to 1, data, as those of "
+        "FlowEulerScheduler"
+      )
 
   @staticmethod
   def _or(value, otherwise):

@@ -36,6 +36,15 @@ class LogMelSpeechEncoder(ModelMixin, ConfigMixin):
     filters = torch.zeros(fft // 2 + 1, mels, dtype=torch.float32)
     self.register_buffer("filters", filters)
 
+  def _apply(self, fn, recurse=True):
+    """Do what `to`, `bfloat16` and their like ask for; types stay."""
+
+    def applied(x: torch.Tensor) -> torch.Tensor:
+      y = fn(x)
+      return y if y.dtype == x.dtype else x.to(y.device)
+
+    return super()._apply(applied, recurse)
+
   @property
   def width(self) -> int:
     """Numbers per video frame."""

@@ -24,6 +24,22 @@ def interpolate(x: torch.Tensor, count: int) -> torch.Tensor:
 class Wav2Vec2SpeechEncoder(Wav2Vec2Model):
   """Turns a waveform into one vector per video frame."""
 
+  # Float32, whatever type is asked for: so is speech encoded for training.
+  _keep_in_fp32_modules_strict = (
+    "feature_extractor",
+    "feature_projection",
+    "encoder",
+  )
+
+  def _apply(self, fn, recurse=True):
+    """Do what `to`, `bfloat16` and their like ask for; types stay."""
+
+    def applied(x: torch.Tensor) -> torch.Tensor:
+      y = fn(x)
+      return y if y.dtype == x.dtype else x.to(y.device)
+
+    return super()._apply(applied, recurse)
+
   @property
   def width(self) -> int:
     """Numbers per video frame."""

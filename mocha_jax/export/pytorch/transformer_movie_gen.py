@@ -355,11 +355,31 @@ def adapter_settings(told: dict, file: str | os.PathLike) -> tuple[int, float]:
   return told["r"], told["lora_alpha"]
 
 
-def keep_islands(model: nn.Module) -> None:
-  """Bring the parts that the model calls its islands to float32."""
-  for name, parameter in model.named_parameters():
-    if not set(model.islands).isdisjoint(name.split(".")):
-      parameter.data = parameter.data.float()
+class KeepsIslands(nn.Module):
+  """Holds the parts of a model that it calls its islands in float32."""
+
+  islands: tuple[str, ...]
+
+  def keep_islands(self) -> None:
+    """Bring the islands' parameters to float32."""
+    for name, parameter in self.named_parameters():
+      if self._is_island(name):
+        parameter.data = parameter.data.float()
+
+  def _is_island(self, name: str) -> bool:
+    return not set(self.islands).isdisjoint(name.split("."))
+
+  def _apply(self, fn, recurse=True):
+    """Do what `to`, `bfloat16` and their like ask for; islands only move."""
+    tensors = (*self.named_parameters(), *self.named_buffers())
+    islands = {id(x) for name, x in tensors if self._is_island(name)}
+
+    def applied(x: torch.Tensor) -> torch.Tensor:
+      y = fn(x)
+      cast = id(x) in islands and y.dtype != x.dtype
+      return x.to(y.device) if cast else y
+
+    return super()._apply(applied, recurse)
 
 
 def make_speech_attention(config, width: int, longest: int) -> nn.Module:
@@ -565,7 +585,7 @@ class Block(nn.Module):
 
 
 class MochaMovieGenTransformer3DModel(
-  Adaptable, ModelMixin, ConfigMixin, PeftAdapterMixin
+  Adaptable, KeepsIslands, ModelMixin, ConfigMixin, PeftAdapterMixin
 ):
   """Predicts the velocity x1 - eps of noised latents; see the module.
 
@@ -578,6 +598,7 @@ class MochaMovieGenTransformer3DModel(
 
   _no_split_modules = ["Block"]  # noqa: RUF012
   _repeated_blocks = ["Block"]  # noqa: RUF012
+  _supports_gradient_checkpointing = True
   # What stays in float32 if another `torch_dtype` is asked for: with accelerate
   # diffusers sees to it; without, it refuses to load what names such parts, but
   # copies weights into what `keep_islands` made.
@@ -638,7 +659,8 @@ class MochaMovieGenTransformer3DModel(
     self.final = nn.Linear(width, patch**2 * channels)
     self.skip = nn.Linear(width, channels) if noise_skip else None
     self.bases = {}
-    keep_islands(self)
+    self.gradient_checkpointing = False
+    self.keep_islands()
 
   @property
   def max_video_frames(self) -> int:
@@ -691,7 +713,11 @@ class MochaMovieGenTransformer3DModel(
     time = functional.silu(self.time(timestep))
     shared = self.modulation(time).unflatten(1, (2, 3, -1))
     for block, speech in zip(self.blocks, encoded.speech, strict=True):
-      x = block(x + position, shared, encoded.text, encoded.text_mask, speech)
+      given = (x + position, shared, encoded.text, encoded.text_mask, speech)
+      if self.gradient_checkpointing and torch.is_grad_enabled():
+        x = self._gradient_checkpointing_func(block, *given)
+      else:
+        x = block(*given)
     shift, scale = self.final_modulation(time)[:, None].chunk(2, dim=-1)
     x = modulate(self.final_norm(x), shift, scale)
     out = self.final(x.float()).unflatten(1, (frames, rows, columns))

@@ -355,11 +355,31 @@ def adapter_settings(told: dict, file: str | os.PathLike) -> tuple[int, float]:
   return told["r"], told["lora_alpha"]
 
 
-def keep_islands(model: nn.Module) -> None:
-  """Bring the parts that the model calls its islands to float32."""
-  for name, parameter in model.named_parameters():
-    if not set(model.islands).isdisjoint(name.split(".")):
-      parameter.data = parameter.data.float()
+class KeepsIslands(nn.Module):
+  """Holds the parts of a model that it calls its islands in float32."""
+
+  islands: tuple[str, ...]
+
+  def keep_islands(self) -> None:
+    """Bring the islands' parameters to float32."""
+    for name, parameter in self.named_parameters():
+      if self._is_island(name):
+        parameter.data = parameter.data.float()
+
+  def _is_island(self, name: str) -> bool:
+    return not set(self.islands).isdisjoint(name.split("."))
+
+  def _apply(self, fn, recurse=True):
+    """Do what `to`, `bfloat16` and their like ask for; islands only move."""
+    tensors = (*self.named_parameters(), *self.named_buffers())
+    islands = {id(x) for name, x in tensors if self._is_island(name)}
+
+    def applied(x: torch.Tensor) -> torch.Tensor:
+      y = fn(x)
+      cast = id(x) in islands and y.dtype != x.dtype
+      return x.to(y.device) if cast else y
+
+    return super()._apply(applied, recurse)
 
 
 def make_speech_attention(config, width: int, longest: int) -> nn.Module:
@@ -499,7 +519,9 @@ class Block(WanTransformerBlock):
     return (x.float() + self.ffn(y).float() * mlp_gate).to(dtype)
 
 
-class MochaWanTransformer3DModel(Adaptable, WanTransformer3DModel):
+class MochaWanTransformer3DModel(
+  Adaptable, KeepsIslands, WanTransformer3DModel
+):
   """Predicts the velocity x1 - eps of noised latents; see the module.
 
   Wan itself predicts eps - x1 from the level of noise 1 - t in thousandths.
@@ -515,6 +537,7 @@ class MochaWanTransformer3DModel(Adaptable, WanTransformer3DModel):
 
   _no_split_modules = ["Block"]  # noqa: RUF012
   _repeated_blocks = ["Block"]  # noqa: RUF012
+  _cp_plan = None  # Wan's own does not split what `encode` returns.
   # What stays in float32 if another `torch_dtype` is asked for: with accelerate
   # diffusers sees to it; without, it refuses to load what names such parts, but
   # copies weights into what `keep_islands` made.
@@ -560,6 +583,7 @@ class MochaWanTransformer3DModel(Adaptable, WanTransformer3DModel):
       num_layers=0,
       eps=EPSILON,
     )
+    self.register_to_config(num_layers=layers)  # Which are made below.
     width = heads * head
     text = {name: FrozenText(frozen_text[name], width) for name in others}
     if small_text is not None:
@@ -578,7 +602,7 @@ class MochaWanTransformer3DModel(Adaptable, WanTransformer3DModel):
       Block(width, ffn, heads, hear()) for _ in range(layers)
     )
     self.bases = {}
-    keep_islands(self)
+    self.keep_islands()
 
   @property
   def max_video_frames(self) -> int:
@@ -636,7 +660,11 @@ class MochaWanTransformer3DModel(Adaptable, WanTransformer3DModel):
     time = embedder.time_embedder(noise)
     shared = embedder.time_proj(functional.silu(time)).unflatten(1, (6, -1))
     for block, speech in zip(self.blocks, encoded.speech, strict=True):
-      x = block(x, encoded.text, encoded.text_mask, shared, turn, speech)
+      given = (x, encoded.text, encoded.text_mask, shared, turn, speech)
+      if self.gradient_checkpointing and torch.is_grad_enabled():
+        x = self._gradient_checkpointing_func(block, *given)
+      else:
+        x = block(*given)
     shift, scale = (self.scale_shift_table + time[:, None]).chunk(2, dim=1)
     x = self.proj_out(self.norm_out(x.float()) * (1 + scale) + shift)
     out = x.unflatten(1, (frames, rows, columns))
