@@ -121,6 +121,43 @@ def test_offloading_brings_each_part_once_before_it_runs(
     assert (name, brought.index(following) + 1) in gone
 
 
+@pytest.mark.parametrize("attention", ["window", "global"])
+def test_guidance_holds_each_speech_and_null_once(pipeline, attention):
+  transformer = pipeline.transformer
+  if attention == "global":
+    transformer = type(transformer).from_config(
+      transformer.config, speech_attention="global", speech_position="rope"
+    )
+    pipeline.transformer = transformer
+  texts, rng = ["A man.", "A woman."], np.random.default_rng(0)
+  waves = [pipeline.read_speech(rng.standard_normal(3000)), None]
+  read = []
+  pipeline.text_encoder.register_forward_pre_hook(
+    lambda module, _, given: read.append(len(given["input_ids"])),
+    with_kwargs=True,
+  )
+  with torch.no_grad():
+    encoded = pipeline.encode(texts, waves, 5, guided=True)
+    assert read == [3]
+    assert {len(x) for x in encoded.speech[0]} == {3}
+
+    x, t = torch.randn(2, 4, 2, 4, 6), torch.tensor(0.3)
+    got = pipeline.guided_velocity(x, t, encoded, 2.0, 3.0)
+    speech = torch.stack([pipeline.encode_speech(y, 5) for y in waves])
+    nothing = torch.zeros_like(speech)
+    parts = [(nothing, ["", ""]), (speech, ["", ""]), (speech, texts)]
+    v = [
+      transformer(
+        x,
+        t.expand(2),
+        transformer.encode(heard, *pipeline.encode_text(text)),
+      ).sample
+      for heard, text in parts
+    ]
+  want = v[0] + 2.0 * (v[1] - v[0]) + 3.0 * (v[2] - v[1])
+  torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
   "size", [dict(height=40), dict(width=40), dict(height=-16)]
 )

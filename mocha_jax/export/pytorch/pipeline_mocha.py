@@ -209,15 +209,16 @@ class MochaPipeline(DiffusionPipeline):
     waves: samples [A], or None where nothing is said.
     """
     speech = torch.stack([self.encode_speech(wave, frames) for wave in waves])
-    nulls = [""] * len(texts) if guided else []
-    text, mask = self.encode_text(nulls + texts)
-    if guided:
-      nulls_twice = lambda given: {
-        name: torch.cat([x[: len(nulls)], x]) for name, x in given.items()
-      }
-      text, mask = nulls_twice(text), nulls_twice(mask)
-      speech = torch.cat([torch.zeros_like(speech), speech, speech])
-    return self.transformer.encode(speech, text, mask)
+    if not guided:
+      return self.transformer.encode(speech, *self.encode_text(texts))
+    encoded = self.encode_text(["", *texts])  # Nulls once, as row 0.
+    given = torch.arange(1, len(texts) + 1, device=speech.device)
+    null = torch.zeros_like(given)
+    rows = torch.cat([null, null, given])
+    text, mask = ({name: x[rows] for name, x in y.items()} for y in encoded)
+    speech = torch.cat([torch.zeros_like(speech[:1]), speech])
+    rows = torch.cat([null, given, given])
+    return self.transformer.encode(speech, text, mask, rows)
 
   def encode_text(self, texts: list[str]) -> tuple[dict, dict]:
     """Return ids [B L] or features [B L E] and their masks, by encoder."""

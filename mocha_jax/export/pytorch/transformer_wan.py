@@ -44,7 +44,7 @@ HOW_TRAINED = {
 class Folded(NamedTuple):
   """A layer's attention to the speech of a clip, a softmax MLP per frame.
 
-  key: [B f, D, N R]; value: [B f, N R, D]; bias: [B f, 1, N R], 0 where a slot
+  key: [B f D N R]; value: [B f N R D]; bias: [B f 1 N R], 0 where a slot
   of a window holds a token and -inf where it does not.
   """
 
@@ -64,11 +64,19 @@ class Encoded(NamedTuple):
   """What `forward` needs of a clip: text [B L D], and speech layer by layer.
 
   text_mask: [B 1 1 L], or None if padding is attended to as well.
+  speech_rows: which row of the speech each clip hears, [B], unless its own.
   """
 
   text: torch.Tensor
   text_mask: torch.Tensor | None
   speech: list[Folded] | list[Heard]
+  speech_rows: torch.Tensor | None = None
+
+  def heard(self, speech: Folded | Heard) -> Folded | Heard:
+    """Return what each clip hears, of a layer's speech."""
+    if self.speech_rows is None:
+      return speech
+    return type(speech)(*[x[self.speech_rows] for x in speech])
 
 
 class RMSNorm(nn.Module):
@@ -162,9 +170,9 @@ class SpeechWindowAttention(nn.Module):
     bias = bias.masked_fill(~valid, -math.inf).to(speech.dtype)
     bias = bias[:, None, None].expand(-1, 1, self.heads, -1).flatten(2)
     return Folded(
-      key.flatten(3).flatten(0, 1),
-      value.flatten(2, 3).flatten(0, 1),
-      bias.repeat(speech.shape[0], 1, 1),
+      key.flatten(3),
+      value.flatten(2, 3),
+      bias.repeat(speech.shape[0], 1, 1, 1),
     )
 
   def windows(
@@ -182,11 +190,12 @@ class SpeechWindowAttention(nn.Module):
 
   def forward(self, x: torch.Tensor, folded: Folded) -> torch.Tensor:
     """Attend, [B T D] to [B T D]."""
-    by_frame = x.reshape(folded.key.shape[0], -1, x.shape[-1])
-    scores = torch.baddbmm(folded.bias, by_frame, folded.key)
+    key, value, bias = (y.flatten(0, 1) for y in folded)
+    by_frame = x.reshape(len(key), -1, x.shape[-1])
+    scores = torch.baddbmm(bias, by_frame, key)
     scores = scores.unflatten(-1, (self.heads, self.slots_wide))
     weight = scores.softmax(-1, dtype=torch.float32).to(x.dtype)
-    return torch.bmm(weight.flatten(2), folded.value).reshape(x.shape)
+    return torch.bmm(weight.flatten(2), value).reshape(x.shape)
 
 
 class GlobalSpeechAttention(nn.Module):
@@ -616,10 +625,12 @@ class MochaWanTransformer3DModel(
     speech: torch.Tensor,
     text: dict[str, torch.Tensor],
     text_mask: dict[str, torch.Tensor],
+    speech_rows: torch.Tensor | None = None,
   ) -> Encoded:
     """Do once per clip what does not depend on the noised latents.
 
     speech: one vector per video frame, [B S E], zeros where there is none.
+    speech_rows: which of them each clip hears, where several hear the same.
     text, text_mask: by encoder, ids [B L] or features [B L E], and a mask. All
     L tokens of features are attended to, those of padding as features of zero.
     """
@@ -637,6 +648,7 @@ class MochaWanTransformer3DModel(
       torch.cat(tokens, dim=1).to(dtype),
       mask[:, None, None] if "small_text" in parts else None,
       [block.speech_attention.fold(projected) for block in self.blocks],
+      speech_rows,
     )
 
   def forward(
@@ -660,7 +672,8 @@ class MochaWanTransformer3DModel(
     time = embedder.time_embedder(noise)
     shared = embedder.time_proj(functional.silu(time)).unflatten(1, (6, -1))
     for block, speech in zip(self.blocks, encoded.speech, strict=True):
-      given = (x, encoded.text, encoded.text_mask, shared, turn, speech)
+      heard = encoded.heard(speech)
+      given = (x, encoded.text, encoded.text_mask, shared, turn, heard)
       if self.gradient_checkpointing and torch.is_grad_enabled():
         x = self._gradient_checkpointing_func(block, *given)
       else:
