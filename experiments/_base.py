@@ -115,7 +115,8 @@ def get_config() -> ConfigDict:
       lora=dict(rank=0, alpha=1.0, targets=()),
     )
   )
-  # What is trained: "full", "speech", "speech+self_attention", "speech+lora".
+  # What is trained: "full", "speech", "speech+self_attention", "speech+lora",
+  # "lora".
   config.trainable = ConfigDict(dict(preset="full"))
   config.flow = ConfigDict(dict(shift=1.0))
   config.optim = ConfigDict(

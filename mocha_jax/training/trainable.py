@@ -15,10 +15,12 @@ class TrainableConfig:
 
   preset: "full", all; "speech", what speech goes through alone, or with it
     "speech+self_attention"; "speech+lora", it and the adapters of section
-    `model.lora`, which no other preset may have.
+    `model.lora`; or "lora", these alone. No other preset may have adapters.
   """
 
-  preset: Literal["full", "speech", "speech+self_attention", "speech+lora"]
+  preset: Literal[
+    "full", "speech", "speech+self_attention", "speech+lora", "lora"
+  ]
 
   def selection(self, *, has_adapters: bool) -> Callable[[str], bool] | None:
     """Return what says of a dotted path whether it is trained; None: all are.
@@ -26,18 +28,18 @@ class TrainableConfig:
     Raises:
       ValueError: there are adapters that are not trained, or none to train.
     """
-    if has_adapters != (self.preset == "speech+lora"):
+    if has_adapters != (_LORA in self.preset.split("+")):
       rank = "above 0" if has_adapters else "= 0"
       raise ValueError(
         f'config.trainable.preset = "{self.preset}" with config.model.lora.rank'
-        f' {rank}: "speech+lora" is what goes with a rank above 0'
+        f' {rank}: "speech+lora" and "lora" go with a rank above 0'
       )
     if self.preset == "full":
       return None
     return self._is_trained
 
   def _is_trained(self, path: str) -> bool:
-    modules = SPEECH
+    modules = () if self.preset == _LORA else SPEECH
     if self.preset == "speech+self_attention":
       modules += _SELF_ATTENTION
     return _LORA in path.split(".") or any(

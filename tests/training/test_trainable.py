@@ -20,11 +20,11 @@ from tests.models.test_wan import CONFIG
 from tests.training.test_training import OPTIM, STEP
 
 LORA = LoraConfig(rank=2, alpha=4.0, targets=("self_attention.query",))
-PRESETS = ("full", "speech", "speech+self_attention", "speech+lora")
+PRESETS = ("full", "speech", "speech+self_attention", "speech+lora", "lora")
 
 
 def make_network(preset: Any) -> Network:
-  has_adapters = preset == "speech+lora"
+  has_adapters = "lora" in preset
   config = dataclasses.replace(CONFIG, layers=1)
   if has_adapters:
     config = dataclasses.replace(config, lora=LORA)
@@ -143,13 +143,15 @@ def test_preset_trains_the_parts_that_it_names(preset):
     "speech": ("speech.", "blocks.speech"),
     "speech+self_attention": ("speech.", "blocks.s"),
     "speech+lora": ("speech.", "blocks.speech", "blocks.self_attention.lora."),
+    "lora": ("blocks.self_attention.lora.",),
     "full": ("",),
   }[preset]
   assert trained == {path for path in everything if path.startswith(parts)}
 
 
 @pytest.mark.parametrize(
-  ("preset", "has_adapters"), [("full", True), ("speech+lora", False)]
+  ("preset", "has_adapters"),
+  [("full", True), ("speech+lora", False), ("lora", False)],
 )
 def test_adapters_that_would_not_be_trained_are_refused(preset, has_adapters):
   with pytest.raises(ValueError, match=r"preset = .*lora.rank"):
