@@ -74,13 +74,29 @@ class Generator:
     )
     ratio, causal = self._model.ratio, self._model.causal
     frames = -(-(needed - causal) // ratio) * ratio + causal
+    self._check_limit(
+      frames, f"speech of {needed / self.clip.fps:.2f} s needs {frames} frames"
+    )
+    return frames
+
+  def check_frames(self, frames: int) -> None:
+    """Find out whether clips can have so many frames.
+
+    Raises:
+      ValueError: they are more than the model allows, or do not divide.
+    """
+    seconds = frames / self.clip.fps
+    self._check_limit(frames, f"{frames} frames last {seconds:.2f} s")
+    self.codec.latent_shape(frames, self.clip.height, self.clip.width)
+
+  def _check_limit(self, frames: int, said: str) -> None:
     limit = self._model.max_video_frames
     if frames > limit:
       raise ValueError(
-        f"speech of {needed / self.clip.fps:.2f} s needs {frames} frames; "
-        f"the model allows {limit}, {limit / self.clip.fps:.2f} s"
+        f"{said}; the model allows {limit}, {limit / self.clip.fps:.2f} s "
+        f"(config.model.max_frames = {self._model.max_frames}, which can be "
+        "raised before `mocha import` or before training from scratch alone)"
       )
-    return frames
 
   def check(self, texts: Sequence[str]) -> list[str]:
     """Return the prompts in the form that training saw.
@@ -116,7 +132,7 @@ class Generator:
     """
     settings = settings or self.settings
     frames = self.clip.frames if frames is None else frames
-    self.frames_for(np.zeros(frames * self.clip.sample_rate // self.clip.fps))
+    self.check_frames(frames)
     texts = self.check(texts)
     keys = jax.random.split(jax.random.key(seed), len(texts))
     shards = sharding.batch_shards(self._mesh)

@@ -155,11 +155,7 @@ def _train(asked: Namespace, config: "ConfigDict") -> None:
   folder = asked.run or Path("runs", Path(asked.config).stem)
   processes.join(asked.coordinator, asked.processes, asked.process)
   with processes.ending_together("mocha train", _line):
-    wrote = train.train(
-      config, folder, profile=asked.profile, cache=asked.cache
-    )
-    if processes.is_first():
-      print(f"wrote {wrote}")
+    train.train(config, folder, profile=asked.profile, cache=asked.cache)
 
 
 def _import(asked: Namespace, config: "ConfigDict") -> None:

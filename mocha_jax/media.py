@@ -134,6 +134,17 @@ def read_sound(path: Path, sample_rate: int) -> Float[np.ndarray, "A"]:
   return resample(sound, rate, sample_rate)
 
 
+def check_video_path(path: pathlib.Path) -> None:
+  """Raise a ValueError where `write_video` could not write a new file."""
+  if path.is_dir():
+    raise ValueError(f"{path} is a folder: give the name of an .mp4 file")
+  if path.suffix.lower() != ".mp4":
+    raise ValueError(f"{path}: what is written is an .mp4, so name it that")
+  for folder in path.parents:
+    if folder.exists() and not folder.is_dir():
+      raise ValueError(f"{folder} is a file: {path} cannot be made in it")
+
+
 def write_video(
   path: Path,
   frames: UInt8[np.ndarray, "F H W 3"],
@@ -145,12 +156,14 @@ def write_video(
 
   An odd height or width grows by one repeated row or column, which H.264 with
   halved colour needs. The file appears when it is whole, never half-written.
+  Raises ValueError for a path or frames that cannot be written.
   """
   if frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
     raise ValueError(f"{frames.shape=} must be [F, H, W, 3] with F >= 1")
   if not fps > 0:
     raise ValueError(f"{fps=} must be more than 0")
   path = pathlib.Path(path)
+  check_video_path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
   try:

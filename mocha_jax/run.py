@@ -182,6 +182,14 @@ def _is_free(key: str, old: Any, new: Any) -> bool:
   return key.startswith(FREE)
 
 
+def left_behind(folder: pathlib.Path) -> str:
+  """Name what an import that was killed left of the folder; or say nothing."""
+  partial = pathlib.Path(f"{folder}.partial")
+  if not partial.exists():
+    return ""
+  return f" ({partial} is what an import left that did not end)"
+
+
 def open_run(folder: pathlib.Path) -> Run:
   """Open a run folder.
 
@@ -191,8 +199,8 @@ def open_run(folder: pathlib.Path) -> Run:
   path = folder / "config.json"
   if not path.is_file():
     raise FileNotFoundError(
-      f"{folder} is no run folder: it has no config.json; "
-      "`mocha train --run` makes one"
+      f"{folder} is no run folder: it has no config.json; `mocha train --run` "
+      f"or `mocha import` makes one{left_behind(folder)}"
     )
   try:
     config = experiments.from_json(path.read_text())

@@ -118,6 +118,7 @@ def _naming(wish: Wish) -> Iterator[None]:
 
 def _check(wish: Wish) -> None:
   """Find what is wrong before the model is loaded."""
+  media.check_video_path(wish.out)
   with _naming(wish):
     prompts.parse(wish.prompt)
   if wish.speech is not None and not wish.speech.is_file():

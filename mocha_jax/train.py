@@ -31,16 +31,13 @@ def train(
   *,
   profile: Steps | None = None,
   cache: pathlib.Path | None = None,
-) -> pathlib.Path:
+) -> None:
   """Train into a run folder, going on from its newest checkpoint.
 
-  All processes of a run call it alike.
+  All processes of a run call it alike. One that has all its steps is left.
 
   profile: trace the steps from the first number up to the second.
   cache: where compiled programs are kept; see `keep_compiled`.
-
-  Returns:
-    The folder of the checkpoints.
 
   Raises:
     ValueError: the config or the data do not fit; the folder holds a run of
@@ -50,7 +47,7 @@ def train(
   """
   keep_compiled(cache)
   with processes.hearing_sigterm() as told_to_stop:
-    return _train(config, folder, profile, told_to_stop)
+    _train(config, folder, profile, told_to_stop)
 
 
 def _train(
@@ -58,7 +55,7 @@ def _train(
   folder: pathlib.Path,
   profile: Steps | None,
   told_to_stop: Callable[[], bool],
-) -> pathlib.Path:
+) -> None:
   """Train until the end, or until told to stop."""
   given = config.to_dict()
   data = section(DataConfig, given["data"], "data")
@@ -75,11 +72,20 @@ def _train(
   checkpointer = Checkpointer(
     folder / "checkpoints", keep=schedule.keep, told_to_stop=told_to_stop
   )
+  processes.agree(f"newest checkpoint of {folder}", str(checkpointer.latest))
+  start, total = checkpointer.latest or 0, schedule.total_steps
+  trace = _profile(profile, folder, start, total)
+  if start >= total:
+    checkpointer.close()
+    _say(
+      f"nothing to do: {folder} has step {start} of {total}; for more, raise "
+      "config.train.total_steps"
+    )
+    return
   now = _start(parts, folder, checkpointer, batches, given["seed"])
   work = _work(parts, batches.example(), data.batch_size)
   _say(work.describe())
-  began, start = time.monotonic(), int(now.step)
-  trace = _profile(profile, folder, start, schedule.total_steps)
+  began = time.monotonic()
   step = _compile(parts, now, batches.example(), data.batch_size)
   log = _log(folder, work, start, schedule)
   try:
@@ -99,12 +105,12 @@ def _train(
     raise
   log.close()
   checkpointer.close()
-  if int(now.step) < schedule.total_steps:
+  if int(now.step) < total:
     raise InterruptedError(
       f"told to stop: saved step {int(now.step)}; the same command goes on"
     )
   _say(f"trained for {time.monotonic() - began:.0f} s")
-  return folder / "checkpoints"
+  _say(f"wrote {folder / 'checkpoints'}")
 
 
 def keep_compiled(folder: pathlib.Path | None) -> None:
@@ -131,13 +137,10 @@ def _check_backbone(folder: pathlib.Path, preset: str) -> None:
   saved = (folder / "checkpoints").glob("*")
   if preset == "full" or any(path.name.isdigit() for path in saved):
     return
-  partial = pathlib.Path(f"{folder}.partial")
-  killed = f" ({partial} is what one left that did not end)"
   raise ValueError(
     f"{folder} holds no imported weights, and config.trainable.preset = "
     f'"{preset}" would leave the backbone random: run `mocha import` into it '
-    f"first{killed if partial.exists() else ''}; from scratch, train "
-    '"full"'
+    f'first{run.left_behind(folder)}; from scratch, train "full"'
   )
 
 
@@ -149,7 +152,6 @@ def _start(
   seed: int,
 ) -> state.TrainState:
   """Return the state to go on from, with the batches where it stands."""
-  processes.agree(f"newest checkpoint of {folder}", str(checkpointer.latest))
   network, optimizer, mesh = parts.network, parts.optimizer, parts.mesh
   like = abstract_state(network, optimizer, mesh)
   if checkpointer.latest is None:

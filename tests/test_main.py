@@ -148,11 +148,37 @@ def test_too_long_speech_is_refused_with_what_the_model_allows(
   wav = sine(tmp_path / "long.wav", seconds=60)
   error = refused(*sample(tiny_run, "--prompt", PROMPT, "--speech", wav))
   assert "long.wav: speech of 60.00 s needs 1440 frames; the model" in error
+  assert "(config.model.max_frames = " in error
+  assert "raised before `mocha import` or before training from scr" in error
 
 
 def test_too_many_frames_are_refused(refused, tiny_run):
   error = refused(*sample(tiny_run, "--prompt", PROMPT, "--frames", 4000))
-  assert "4000 frames; the model allows" in error
+  assert "sample: 4000 frames last 166.67 s; the model allows" in error
+  assert "(config.model.max_frames = " in error
+
+
+def test_frames_that_do_not_divide_are_refused(refused, tiny_run):
+  error = refused(*sample(tiny_run, "--prompt", PROMPT, "--frames", 13))
+  assert error.endswith("must be a multiple of 4 for the codec: 12 or 16")
+
+
+@pytest.mark.parametrize(
+  ("out", "message"),
+  [
+    ("clips", "clips is a folder: give the name of an .mp4 file"),
+    ("z4", "z4: what is written is an .mp4, so name it that"),
+    ("z5.wav", "z5.wav: what is written is an .mp4, so name it that"),
+    ("clips/a/x.mp4", "clips/a is a file: clips/a/x.mp4 cannot be made in it"),
+  ],
+)
+def test_clip_that_cannot_be_written_is_refused_before_the_model_is_opened(
+  refused, tmp_path, out, message
+):
+  (tmp_path / "clips").mkdir()
+  (tmp_path / "clips" / "a").touch()
+  asked = ("sample", "--run", "nowhere", "--prompt", PROMPT, "--out", out)
+  assert refused(*asked) == f"mocha sample: {message}"
 
 
 @pytest.mark.parametrize("frames", ["0", "-4", "4.5", "long"])
@@ -192,10 +218,10 @@ def test_files_of_encoders_that_moved_are_asked_for_where_their_paths_stand(
   heard = configs.load("mocha_wan_1_3b").to_dict()["speech_encoder"]
   given["speech_encoder"] = heard | {"weights": "moved"}
   (run / "config.json").write_text(configs.to_json(ConfigDict(given)))
-  error = refused(asked[0], "--run", "run", "--out", "x", *asked[1:])
+  error = refused(asked[0], "--run", "run", "--out", "x.mp4", *asked[1:])
   assert "'wav2vec2': moved: no such file or folder" in error
   assert error.endswith("(the paths stand in run/config.json)")
-  assert not (tmp_path / "x").exists()
+  assert not (tmp_path / "x.mp4").exists()
 
 
 def test_adapters_apart_are_refused_where_there_are_none(refused, tiny_run):
@@ -226,6 +252,21 @@ def test_training_on_data_that_were_encoded_otherwise_is_refused(
   )
   assert "data/encoded was made with" in error and message in error
   assert not run.exists()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_folder_that_is_no_run_is_said_to_come_of_an_import(
+  refused, tmp_path, killed
+):
+  if killed:
+    (tmp_path / "run.partial").mkdir()
+  error = refused("sample", "--run", "run", "--prompt", "A.", "--out", "x.mp4")
+  assert error.endswith(
+    "run is no run folder: it has no config.json; `mocha train --run` or "
+    "`mocha import` makes one"
+    + killed
+    * " (run.partial is what an import left that did not end)"
+  )
 
 
 @pytest.mark.parametrize("killed", [False, True])
@@ -303,7 +344,10 @@ def test_finished_run_is_left_as_it_is(tiny_run, tmp_path):
   run = shutil.copytree(tiny_run, tmp_path / "run")
   arguments = ("train", "--config", TINY, "--run", run)
   said = command.mocha(*arguments, cwd=tiny_run.parents[1])
-  assert f"going on from step 2 of {run}" in said
+  assert said == (
+    f"nothing to do: {run} has step 2 of 2; for more, raise "
+    "config.train.total_steps\n"
+  )
   names = sorted(path.name for path in (run / "checkpoints").iterdir())
   assert names == ["1", "2"]
 
