@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from threadpoolctl import threadpool_limits
 
-from data_pipelines import progress, provenance, records
+from data_pipelines import progress, provenance, records, staging
 from mocha_jax import codecs, encoders
 from mocha_jax.config import difference
 from mocha_jax.media import ClipFormat
@@ -47,7 +47,8 @@ def encode(
   pipeline encodes (`--runner=...` says where), else this process. Raises
   ValueError for records of another config, naming the keys that differ,
   unless `overwrite`; for weights that are missing or are of another encoder;
-  and for a raw record that does not fit the config.
+  for a raw record that does not fit the config; and where another process
+  writes the folder. What was there stays until all is encoded.
   """
   given = config.to_dict()
   root = pathlib.Path(given["data"]["root"])
@@ -65,13 +66,12 @@ def encode(
     return encoded
 
   encoders.check_files([speech_encoder, *text_encoders.values()])
+  _check_prompts(raw, counts, text_encoders)
   # The products of one clip are small: more threads only wait for each other.
-  with threadpool_limits(1):
+  with threadpool_limits(1), staging.folder(encoded) as stage:
     codec = codecs.fit(codec_config, _training_clips(raw, counts, clip))
-    encoded.mkdir(parents=True, exist_ok=True)
-    records.remove(encoded)
-    codec.save(encoded / CODEC)
-    _save_null_text(encoded / NULL_TEXT, text_encoders)
+    codec.save(stage / CODEC)
+    _save_null_text(stage / NULL_TEXT, text_encoders)
     encoders_of = {
       split: ClipEncoder(
         records.read(raw, split), clip, codec, speech_encoder, text_encoders
@@ -82,13 +82,14 @@ def encode(
     if beam_flags is not None:  # Who encodes then reads the weights itself.
       encoders.release([speech_encoder, *text_encoders.values()])
     records.write(
-      encoded,
+      stage,
       {split: make(encoder) for split, encoder in encoders_of.items()},
       kind=records.ENCODED,
       metadata=metadata | {provenance.DIGESTS: provenance.digests(metadata)},
       text={name: encoder.width for name, encoder in text_encoders.items()},
       beam_flags=beam_flags or (),
     )
+    staging.move(stage, encoded, records.NAME, CODEC, NULL_TEXT)
   encoders.release([speech_encoder, *text_encoders.values()])
   print(f"wrote {encoded}")
   return encoded
@@ -150,8 +151,6 @@ class ClipEncoder:
     record = self.source[index]
     with _naming(record, self.source):
       _check_frames(record["frames"], self.clip)
-      for encoder in self.text_encoders.values():
-        encoder.tokens(record["prompt"])
       latents = self.codec.encode(record["frames"])
     kept = {key: record[key] for key in ("name", "kind", "prompt")}
     kept["latents"] = latents.astype(np.float16)
@@ -242,6 +241,20 @@ def _training_clips(
     with _naming(record, sources[split]):
       _check_frames(record["frames"], clip)
     yield record["frames"]
+
+
+def _check_prompts(
+  raw: pathlib.Path,
+  counts: Mapping[str, int],
+  text_encoders: Mapping[str, encoders.TextEncoder],
+) -> None:
+  """Refuse prompts that are too long, before hours of encoding."""
+  for split in counts:
+    source = records.read(raw, split)
+    for record in source.texts():
+      with _naming(record, source):
+        for encoder in text_encoders.values():
+          encoder.tokens(record["prompt"])
 
 
 @contextlib.contextmanager

@@ -31,7 +31,6 @@ import functools
 import logging
 import os
 import pathlib
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -118,7 +117,8 @@ def write(
   `beam_flags` choose the runner (`--runner=...`, by default in this process).
   `kind` is RAW or ENCODED, the latter with `text` as in `encoded_features`;
   `metadata` is anything that JSON can hold. Raises ValueError where records
-  are already there, or where two records of a split share a name.
+  are already there, or where two records of a split share a name; OSError
+  where a disk is full.
   """
   directory = pathlib.Path(directory)
   if exists(directory):
@@ -132,18 +132,13 @@ def write(
   config = tfds.download.DownloadConfig(num_shards=shards)
   if not all(isinstance(records, Iterable) for records in splits.values()):
     config = config.replace(beam_options=beam_options(beam_flags))
-  with _quiet():
+  with _quiet(), _failing_as_files_do():
     builder = _Clips(
       splits, features, about, data_dir=directory, file_format="array_record"
     )
     builder.download_and_prepare(
       download_dir=directory / NAME, download_config=config
     )
-
-
-def remove(directory: str | os.PathLike[str]) -> None:
-  """Delete the records of a folder, and nothing else in it."""
-  shutil.rmtree(pathlib.Path(directory) / NAME, ignore_errors=True)
 
 
 def exists(directory: str | os.PathLike[str]) -> bool:
@@ -202,6 +197,14 @@ class Records:
 
   def __iter__(self) -> Iterator[Record]:
     return (self[index] for index in range(len(self)))
+
+  def texts(self) -> Iterator[dict[str, str]]:
+    """Yield name and prompt of each record; nothing else is decoded."""
+    text = tfds.features.Text()
+    features = tfds.features.FeaturesDict({"name": text, "prompt": text})
+    for record in self._source.data_source:
+      found: Any = features.deserialize_example_np(record)
+      yield _strings(found)
 
   def __getstate__(self) -> dict[str, str]:
     return {"directory": self.directory, "split": self.split}
@@ -330,6 +333,17 @@ def _neighbours(directory: str | os.PathLike[str]) -> str:
 
 def _about(directory: str | os.PathLike[str]) -> dict[str, Any]:
   return dict(_open(directory).info.metadata or {})
+
+
+@contextlib.contextmanager
+def _failing_as_files_do() -> Iterator[None]:
+  """Raise OSError where ArrayRecord cannot write; its own is of no kind."""
+  try:
+    yield
+  except RuntimeError as error:
+    if "write() failed" not in str(error):
+      raise
+    raise OSError(str(error)) from error
 
 
 @contextlib.contextmanager

@@ -76,8 +76,10 @@ MAY_IMPORT = {
     "mocha_jax.config",
     "mocha_jax.decode",
     "mocha_jax.encoders",
+    "mocha_jax.locks",
     "mocha_jax.media",
     "mocha_jax.prompts",
+    "mocha_jax.sigterm",
   },
 }
 

@@ -1,5 +1,7 @@
 import json
 import re
+import resource
+import shutil
 from typing import Any
 
 import numpy as np
@@ -170,7 +172,7 @@ def test_new_raw_records_are_noticed(tmp_path):
   make_raw(tmp_path, seed=0)
   config = make_config(tmp_path)
   encode.encode(config)
-  records.remove(tmp_path / "raw")
+  shutil.rmtree(tmp_path / "raw")
   make_raw(tmp_path, seed=1)
   with pytest.raises(ValueError, match=r"raw.metadata.seed = 0, now it is 1"):
     encode.encode(config)
@@ -196,15 +198,48 @@ def test_raw_records_of_another_clip_format_are_refused(encoded_root):
     encode.encode(config)
 
 
-def test_long_prompt_is_refused_by_name(tmp_path):
+def test_long_prompt_is_refused_by_name_before_anything_is_encoded(
+  tmp_path, monkeypatch
+):
   records.write(
     tmp_path / "raw",
-    {"train_close_up": [raw_record(0), raw_record(1, prompt="a " * 12)]},
+    {
+      "train_close_up": [raw_record(0)],
+      "train_medium": [raw_record(1, prompt="a " * 12)],
+    },
     kind="raw",
     metadata={},
   )
+  monkeypatch.delattr(codecs, "fit")
   with pytest.raises(ValueError, match=r"'clip_001' .* limit is 12"):
     encode.encode(make_config(tmp_path))
+  assert not (tmp_path / "encoded").exists()
+
+
+@pytest.mark.parametrize("most", [1_000, 60_000])
+def test_records_stay_until_there_are_new_ones(tmp_path, most):
+  """A disk that is full, for the codec's file or for the records."""
+  make_raw(tmp_path)
+  config = make_config(tmp_path)
+  config.speech_encoder.mels = 8
+  folder = encode.encode(config)
+  before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+  config.speech_encoder.mels = 128
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+  try:
+    with pytest.raises(OSError) as caught:
+      encode.encode(config, overwrite=True)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert str(folder) in str(caught.value)
+  after = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+  assert after == before
+  assert {p.name for p in folder.iterdir()} == {
+    "clips",
+    encode.CODEC,
+    encode.NULL_TEXT,
+  }
 
 
 def test_missing_or_wrong_raw_records_are_refused(encoded_root, tmp_path):
