@@ -4,7 +4,7 @@ import collections
 import csv
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 
 from data_pipelines import records
 from mocha_jax import prompts
@@ -44,6 +44,8 @@ def read(path: pathlib.Path) -> list[Caption]:
     ValueError: A column is missing, a kind or a split is unknown, or it is
       no CSV file.
   """
+  if not path.is_file():
+    raise FileNotFoundError(f"{path}: no such file")
   try:
     with path.open(encoding="utf-8-sig", newline="") as file:
       reader = csv.DictReader(file)
@@ -77,15 +79,8 @@ def match(
   or, with a category, what lies below the folder of that name. Rows without
   a clip are left out. Raises ValueError if a row fits more than one clip.
   """
-  known = collections.defaultdict(set)
-  for name, path in clips.items():
-    for key in (path, path.with_suffix("")):
-      known[str(key)].add(name)
-      known[key.name].add(name)
   found = collections.defaultdict(list)
-  for caption in captions:
-    keys = (f"{caption.category}/{caption.clip}", caption.clip)
-    names = next((known[key] for key in keys if key in known), ())
+  for caption, names in meant(captions, clips):
     if len(names) > 1:
       raise ValueError(
         f"captions, line {caption.line}: {caption.clip!r} may be "
@@ -95,6 +90,20 @@ def match(
     for name in names:
       found[name].append(caption)
   return dict(found)
+
+
+def meant(
+  captions: Iterable[Caption], clips: Mapping[str, pathlib.PurePath]
+) -> Iterator[tuple[Caption, Set[str]]]:
+  """Yield each caption with the names of all clips that it fits."""
+  known = collections.defaultdict(set)
+  for name, path in clips.items():
+    for key in (path, path.with_suffix("")):
+      known[str(key)].add(name)
+      known[key.name].add(name)
+  for caption in captions:
+    keys = (f"{caption.category}/{caption.clip}", caption.clip)
+    yield caption, next((known[key] for key in keys if key in known), set())
 
 
 def _column(

@@ -27,6 +27,7 @@ Path = str | os.PathLike[str]
 Refusals = Mapping[str, Mapping[str, str]]  # reason -> name -> what was found
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mpg", ".mpeg")
+_NAMED = 5  # Of captions without a clip, in the summary that is printed.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +51,15 @@ class IngestConfig(real_clips.ReadConfig):
 class Summary:
   """What became of the clips of a folder.
 
-  `records` counts them per split; `unused_captions` counts rows without a
-  clip; `remarks` says of clips what is worth a look.
+  `records` counts them per split; `unused_captions` names what rows without a
+  clip are for; `remarks` says of clips what is worth a look.
   """
 
   directory: str
   records: Mapping[str, int]
   refused: Refusals
   remarks: Mapping[str, str]
-  unused_captions: int
+  unused_captions: Sequence[str]
 
   def __str__(self) -> str:
     written = sum(self.records.values())
@@ -69,10 +70,10 @@ class Summary:
       lines.append(f"  refused, {reason + ':':<19}{len(clips):>6}")
       lines += [f"    {name}: {found}" for name, found in clips.items()]
     lines += [f"  {name}: {remark}" for name, remark in self.remarks.items()]
-    if self.unused_captions:
-      lines.append(
-        f"  {'captions without a clip':<28}{self.unused_captions:>6}"
-      )
+    if unused := self.unused_captions:
+      lines.append(f"  {'captions without a clip':<28}{len(unused):>6}")
+      more = ", ..." if len(unused) > _NAMED else ""
+      lines.append(f"    {', '.join(unused[:_NAMED])}{more}")
     return "\n".join(lines)
 
 
@@ -94,14 +95,14 @@ def ingest(
       `directory` holds records already or another process writes it.
   """
   directory = pathlib.Path(directory)
-  clips, refused, unused = _plan(
+  clips, refused, remarks, unused = _plan(
     pathlib.Path(folder), pathlib.Path(captions), options
   )
   with staging.folder(directory) as stage:
     if records.exists(directory):
       raise ValueError(f"{directory} already holds records; remove them first")
     _stage_all(clips, clip, options, str(stage))
-    staged, remarks = collections.defaultdict(list), {}
+    staged = collections.defaultdict(list)
     for path in sorted(stage.glob("*.json")):
       outcome = json.loads(path.read_text())
       if outcome["reason"]:
@@ -126,8 +127,10 @@ def ingest(
 
 def _plan(
   folder: pathlib.Path, captions: pathlib.Path, options: IngestConfig
-) -> tuple[list[RealClip], dict[str, dict[str, str]], int]:
-  """Return the clips, those refused for their caption, and unused rows."""
+) -> tuple[
+  list[RealClip], dict[str, dict[str, str]], dict[str, str], list[str]
+]:
+  """Return the clips, those refused for their caption, remarks, unused rows."""
   if options.speech is not None and not os.path.isdir(options.speech):
     raise FileNotFoundError(f"{options.speech}: no such folder")
   paths = _names(folder)
@@ -146,7 +149,26 @@ def _plan(
       continue
     split = f"train_{kind}" if row.split in ("", "train") else row.split
     clips.append(RealClip(name, folder / path, row.prompt, kind, split, speech))
-  return clips, refused, len(rows) - sum(map(len, found.values()))
+  used = {row for several in found.values() for row in several}
+  unused = [row for row in rows if row not in used]
+  names = [row.clip or f"line {row.line}" for row in unused]
+  return clips, refused, _unread(folder, unused), names
+
+
+def _unread(
+  folder: pathlib.Path, unused: Sequence[tables.Caption]
+) -> dict[str, str]:
+  """Name files that rows without a clip may mean, but that are not read."""
+  others = {
+    str(path): path
+    for path in (found.relative_to(folder) for found in folder.rglob("*"))
+    if path.suffix.lower() not in SUFFIXES and (folder / path).is_file()
+  }
+  return {
+    name: f"no clip, whose names end in {', '.join(SUFFIXES)}"
+    for _, names in tables.meant(unused, others)
+    for name in sorted(names)
+  }
 
 
 def _names(folder: pathlib.Path) -> dict[str, pathlib.Path]:

@@ -328,7 +328,11 @@ def _neighbours(directory: str | os.PathLike[str]) -> str:
   if not parent.is_dir():
     return f": the folder {parent} does not exist"
   found = [str(path) for path in sorted(parent.iterdir()) if exists(path)]
-  return f"; there are some in {', '.join(found)}" if found else ""
+  if not found:
+    return ""
+  missed = pathlib.Path(directory).name == ENCODED and exists(parent / RAW)
+  cure = ": run `mocha data encode`" if missed else ""
+  return f"; there are some in {', '.join(found)}{cure}"
 
 
 def _about(directory: str | os.PathLike[str]) -> dict[str, Any]:

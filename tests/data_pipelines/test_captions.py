@@ -48,6 +48,11 @@ def test_says_what_is_wrong_with_a_table(tmp_path, text, error):
     captions.read(table(tmp_path, text))
 
 
+def test_says_that_there_is_no_table(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"nope\.csv: no such file$"):
+    captions.read(tmp_path / "nope.csv")
+
+
 def test_refuses_what_is_no_text(tmp_path):
   path = tmp_path / "captions.csv"
   path.write_bytes(b"clip,prompt\n\xff\xfe\x00,b\n")

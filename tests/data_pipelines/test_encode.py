@@ -254,6 +254,17 @@ def test_missing_or_wrong_raw_records_are_refused(encoded_root, tmp_path):
     encode.encode(config)
 
 
+def test_records_that_were_never_encoded_are_asked_to_be(tmp_path):
+  make_raw(tmp_path)
+  missing = tmp_path / "encoded"
+  with pytest.raises(ValueError) as error:
+    records.splits(missing)
+  assert str(error.value) == (
+    f"no records in {missing}; there are some in {tmp_path / 'raw'}: run "
+    "`mocha data encode`"
+  )
+
+
 def test_raw_clips_must_be_those_that_were_encoded(encoded_root, tmp_path):
   for part, name in (("raw", "other"), ("encoded", None)):
     kept = list(records.read(encoded_root / part, "test"))

@@ -160,7 +160,8 @@ class TestRefused:
     assert "2 records" in table and "14 clips refused" in table
     assert "47 pictures at 24 per second, 48 needed" in table
     assert "names Person7, whom it never describes" in table
-    assert outcome[0].unused_captions == 1
+    assert outcome[0].unused_captions == ["lost.mp4"]
+    assert "captions without a clip          1\n    lost.mp4" in table
 
   def test_of_all_leaves_a_summary_and_no_records(self, tmp_path):
     media_files.write(tmp_path / "mute.mp4", Media(sound=None))
@@ -176,6 +177,20 @@ class TestRefused:
       run(tmp_path, captions, tmp_path)
     with pytest.raises(FileNotFoundError, match="no such folder"):
       run(tmp_path / "none", captions, tmp_path)
+
+
+def test_files_that_captions_name_but_that_are_not_read_are_said(tmp_path):
+  media_files.write(tmp_path / "a.mp4", Media(sound=None))
+  (tmp_path / "b.mkv").touch()
+  (tmp_path / "c.webm").touch()
+  (tmp_path / "nobody_asks.mkv").touch()
+  names = ["a", "b.mkv", "c", *(f"lost_{i}" for i in range(4))]
+  captions = caption(tmp_path, dict.fromkeys(names, "A flash."))
+  summary, _ = run(tmp_path, captions, tmp_path)
+  assert summary.unused_captions == names[1:]
+  assert set(summary.remarks) == {"b.mkv", "c.webm"}
+  assert "  b.mkv: no clip, whose names end in .mp4, .m4v" in str(summary)
+  assert "    b.mkv, c, lost_0, lost_1, lost_2, ..." in str(summary)
 
 
 def tone(rate=44_100, seconds=3.0, seed=1):
@@ -339,4 +354,4 @@ def test_real_clips_go_through_as_they_are(tmp_path):
   with (root / "measured_alignment.csv").open() as file:
     names = {f"{r['category']}/{r['context_id']}" for r in csv.DictReader(file)}
   assert set(taken) == names and not summary.refused
-  assert summary.unused_captions == 220 - 18
+  assert len(summary.unused_captions) == 220 - 18
