@@ -16,6 +16,8 @@ DIGESTS = "digests"
 
 # Of files in a folder, the first kind of which there are any.
 _KINDS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
+# What is opened where a whole pipeline of diffusers is named.
+_COMPONENTS = {"codec.weights": "vae"}
 
 
 def check_trainable(
@@ -41,38 +43,47 @@ def check_same(
 ) -> None:
   """Refuse encoded records that would not come out the same again.
 
-  Another path is accepted if the file is the same, or if that cannot be told:
-  a file is missing, or records do not say what it was. Raises ValueError,
-  naming all keys that differ.
+  Another path is accepted if what lies there is the same, or if records do
+  not say what it was; and the path that they name if nothing lies there any
+  more. Raises ValueError, naming all keys that differ.
   """
   there = records.metadata(encoded)
   before = there.get(DIGESTS, {})
-
-  def is_same(key: str, old: Any, new: Any) -> bool:
-    if not is_path(key, old, new):
-      return False
-    return key not in before or _digest(new) in (None, before[key])
-
-  differing = {
-    key: pair
-    for key, pair in _difference(there, wanted).items()
-    if not is_same(key, *pair)
-  }
+  differing = _difference(there, wanted)
+  for key, path in _paths(wanted).items():
+    old, _ = differing.get(key, (path, path))
+    if not is_path(key, old):
+      continue
+    digest = _digest(key, path)
+    if path and path != old and not digest:
+      raise ValueError(
+        f"config.{key} = {path!r}: nothing to encode with is there; {encoded}"
+        f" was made with {old!r}"
+      )
+    if digest in (None, before.get(key, digest)):
+      differing.pop(key, None)
+    else:
+      differing[key] = old, path
   _refuse(encoded, differing)
 
 
 def digests(sections: Mapping[str, Any]) -> dict[str, str]:
   """Return the SHA-256 of each file that a config names, by the key's name."""
-  named = difference(ConfigDict(), ConfigDict(dict(sections)))
-  found = {
-    key: _digest(path) for key, (_, path) in named.items() if is_path(key, path)
-  }
+  found = {key: _digest(key, path) for key, path in _paths(sections).items()}
   return {key: of for key, of in found.items() if of}
 
 
-def _digest(path: str) -> str | None:
-  """Return the SHA-256 of the weights at a path; None: there are none."""
+def _paths(sections: Mapping[str, Any]) -> dict[str, str]:
+  """Return the paths of files in a config, by the key's name."""
+  named = difference(ConfigDict(), ConfigDict(dict(sections)))
+  return {key: path for key, (_, path) in named.items() if is_path(key, path)}
+
+
+def _digest(key: str, path: str) -> str | None:
+  """Return the SHA-256 of the files at a key's path; None: there are none."""
   where = pathlib.Path(path)
+  if key in _COMPONENTS and (where / "model_index.json").is_file():
+    where /= _COMPONENTS[key]
   if where.name.endswith(".index.json"):
     where = where.parent
   files = [where]
@@ -108,7 +119,8 @@ def _refuse(
   if not differing:
     return
   said = ", ".join(
-    f"{key} = {old!r}, now it is {new!r}"
+    f"{key} = {old!r}, "
+    + ("where other files lie now" if old == new else f"now it is {new!r}")
     for key, (old, new) in differing.items()
   )
   raise ValueError(

@@ -98,20 +98,60 @@ def test_all_that_differs_is_said_at_once(tmp_path):
 @pytest.mark.parametrize(
   ("key", "value"),
   [
-    ("codec.weights", "elsewhere"),
+    ("codec.weights", "{}/vae.pth"),
     ("codec.chunk", 4),
     ("codec.tile", 32),
     ("speech_encoder.weights", ""),
     ("speech_encoder.batch_size", 1),
-    ("text_encoder.umt5.tokenizer", "elsewhere.json"),
+    ("text_encoder.umt5.tokenizer", "{}/t.json"),
   ],
 )
 def test_where_files_lie_and_how_much_is_done_at_once_may_change(
   tmp_path, key, value
 ):
+  for name in ("vae.pth", "t.json"):
+    (tmp_path / name).write_text(name)
+  if isinstance(value, str):
+    value = value.format(tmp_path)
   folder = encoded(tmp_path, MADE)
   provenance.check_same(folder, changed(key, value))
   provenance.check_trainable(folder, changed(key, value) | OTHER)
+
+
+@pytest.mark.parametrize("there", [None, "empty", "empty/config.json"])
+def test_another_path_must_hold_something(tmp_path, there):
+  folder = encoded(tmp_path / "encoded", MADE)
+  if there:
+    (tmp_path / "empty").mkdir()
+  if there == "empty/config.json":
+    (tmp_path / there).write_text("{}")
+  for key in ("codec.weights", "text_encoder.umt5.weights"):
+    config = changed(key, str(tmp_path / "empty"))
+    with pytest.raises(ValueError, match=rf"{key} = '.*/empty': nothing to en"):
+      provenance.check_same(folder, config)
+    provenance.check_trainable(folder, config | OTHER)
+
+
+@pytest.mark.parametrize("place", ["vae.pth", "vae/a.safetensors"])
+def test_other_weights_under_the_same_path_are_noticed(tmp_path, place):
+  """A file; or a whole pipeline, of which the codec opens one folder."""
+  file = tmp_path / place
+  file.parent.mkdir(exist_ok=True)
+  file.write_bytes(b"1")
+  named = file
+  if place != "vae.pth":
+    (tmp_path / "model_index.json").write_text("{}")
+    named = tmp_path
+  made = changed("codec.weights", str(named))
+  digests = provenance.digests(made)
+  assert [*digests] == ["codec.weights"]
+  folder = encoded(tmp_path / "encoded", made | {provenance.DIGESTS: digests})
+  provenance.check_same(folder, made)
+  file.write_bytes(b"2")
+  with pytest.raises(ValueError, match=r"codec\.weights = .*where other files"):
+    provenance.check_same(folder, made)
+  file.unlink()
+  provenance.check_same(folder, made)  # What is not there says nothing.
 
 
 def test_types_of_computation_may_change_for_training_alone(tmp_path):
@@ -159,4 +199,5 @@ def test_weights_are_told_apart_by_their_bytes_not_their_paths(
     provenance.check_same(folder, other)
   provenance.check_trainable(folder, other | OTHER)
   (tmp_path / "c" / held).unlink()
-  provenance.check_same(folder, other)  # What is not there says nothing.
+  with pytest.raises(ValueError, match="nothing to encode with is there"):
+    provenance.check_same(folder, other)
