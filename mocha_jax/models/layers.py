@@ -98,7 +98,7 @@ class LayerNorm(nnx.Module):
 
 
 class Linear(nnx.Module):
-  """x W + b."""
+  """x W + b, in the type of x; float32 is not rounded for the product."""
 
   def __init__(
     self,
@@ -114,7 +114,9 @@ class Linear(nnx.Module):
     self.bias = nnx.Param(jnp.zeros(sizes[out]), letters=out) if bias else None
 
   def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
-    y = x @ self.kernel[...].astype(x.dtype)
+    # Else TPUs round float32 to bfloat16, and GPUs to TF32.
+    exact = "highest" if x.dtype == jnp.float32 else None
+    y = jnp.matmul(x, self.kernel[...].astype(x.dtype), precision=exact)
     return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
