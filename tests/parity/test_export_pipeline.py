@@ -6,6 +6,7 @@ import sys
 import diffusers
 import numpy as np
 import pytest
+import soundfile
 import torch
 import transformers
 
@@ -178,6 +179,15 @@ def test_says_which_sizes_are_right(pipeline, size):
 def test_says_what_is_too_much_or_too_little(pipeline, given, says):
   with pytest.raises(ValueError, match=says):
     pipeline("A man.", **given)
+
+
+def test_sound_that_is_none_is_refused(pipeline, tmp_path):
+  empty = tmp_path / "empty.wav"
+  soundfile.write(empty, np.zeros(0, np.float32), 16_000)
+  with pytest.raises(ValueError, match=r"empty\.wav: holds no sound"):
+    pipeline.read_speech(empty)
+  with pytest.raises(ValueError, match="not finite"):
+    pipeline.read_speech(np.array([0.0, np.nan], np.float32))
 
 
 def test_whole_numbers_of_sound_take_their_range(pipeline):

@@ -249,13 +249,15 @@ class MochaPipeline(DiffusionPipeline):
     """Return samples at `sample_rate`, [A], of a sound file or of samples.
 
     Floats are in -1..1, whole numbers of 16 or 32 bits take all of their range.
-    None, as it is for no speech, where there are no samples.
+    None, as it is for no speech, where an array has no samples.
     """
     if speech is None:
       return None
     wanted = self.config.sample_rate
     if isinstance(speech, (str, os.PathLike)):
       samples, rate = soundfile.read(speech, dtype="float32", always_2d=True)
+      if not len(samples):
+        raise ValueError(f"{speech}: holds no sound")
       wave = torch.from_numpy(resample(samples.mean(1), rate, wanted))
     else:
       samples = np.asarray(speech)
@@ -268,6 +270,8 @@ class MochaPipeline(DiffusionPipeline):
       wave = torch.as_tensor(samples, dtype=torch.float32)
     if wave.ndim != 1:
       raise ValueError(f"speech of {tuple(wave.shape)}: must be mono, [A]")
+    if not wave.isfinite().all():
+      raise ValueError("speech holds samples that are not finite numbers")
     return wave if len(wave) else None
 
   def frames_for(self, waves: list) -> int:
